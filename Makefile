@@ -1,0 +1,34 @@
+# make install   the environment in .venv, with .venv/bin/ppt
+# make demo      the whole curriculum on the embedded world, and its report
+# make test      all tests, on a real local Ray
+# make lint      ruff and the type checker
+# make pretrain  the weights of the embedded world again (long)
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint pretrain clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/ppt train curricula/quickstart.yaml
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+pretrain: install
+	$(BIN)/python -m ppt.toybox.pretrain all
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,1 @@
+"""The commands: thin, one a file. `ppt <name>` is `python -m jobs.<name>`."""

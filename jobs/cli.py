@@ -1,0 +1,26 @@
+"""`ppt`: all commands under one name."""
+
+from __future__ import annotations
+
+import typer
+
+from jobs import encode, evaluate, label, prepare, report, select, train
+
+app = typer.Typer(
+    name="ppt",
+    help=(
+        "Weakly supervised referring image segmentation by point prompting, on Ray.\n\n"
+        "Every command takes a curriculum (a YAML file) and KEY=VALUE overrides, and does what is "
+        "not done yet: running it again goes on where it stopped. `ppt train` does everything. "
+        "RAY_ADDRESS names the cluster (default: this machine), MLFLOW_TRACKING_URI the tracking "
+        "server (default: an SQLite file in the run's folder)."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+for job in (prepare, encode, label, train, select, evaluate, report):
+    app.command(name=job.__name__.rsplit(".", 1)[-1])(job.main)
+
+if __name__ == "__main__":
+    app(prog_name="ppt")

@@ -1,0 +1,72 @@
+"""What the commands share: their arguments, and errors as one clear line with exit code 2."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ppt.config import ConfigError, Curriculum, load_curriculum
+from ppt.pipeline.progress import console
+from ppt.pipeline.record import RunRecord
+from ppt.pipeline.summary import print_summary, summarise
+
+CurriculumPath = Annotated[
+    Path, typer.Argument(metavar="CURRICULUM", help="A YAML file, e.g. curricula/quickstart.yaml.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Overrides, e.g. stages.semantic_alignment.num_epochs=2 or store=s3://bucket/runs.",
+    ),
+]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose ConfigErrors are the user's: told in a line, exit code 2, no traceback."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                _say(f"[bold red]error:[/] {escape(line)}")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            _say("interrupted: run the same command again to go on from here")
+            raise typer.Exit(130) from None
+
+    return guarded
+
+
+def load(path: Path, overrides: list[str] | None) -> Curriculum:
+    return load_curriculum(path, overrides or [])
+
+
+def finish(record: RunRecord) -> None:
+    """The end of a run: its table, and where to look next."""
+    print_summary(summarise(record), Console())
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{record.folder}/mlflow.db"
+    _say(f"report:  {record.report}")
+    _say(f"summary: {record.folder}/summary.json")
+    _say(f"MLflow:  mlflow ui --backend-store-uri {uri}")
+
+
+def run_alone(function: Callable[..., None]) -> None:
+    """`python -m jobs.<name>`: the command by itself."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+    app.command()(function)
+    app(prog_name=f"python -m jobs.{Path(sys.argv[0]).stem}")
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,18 @@
+"""What the steps before training print: a row for each table, with its counts."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from ppt.pipeline.record import RunRecord
+
+
+def print_counts(record: RunRecord) -> None:
+    """The run's tables: what went in, what came out, what was quarantined, where it stands."""
+    table = Table("table", "unit", "in", "out", "quarantined", "folder")
+    for name, node in record.nodes.items():
+        for unit, count in node.counts().items():
+            numbers = (f"{count[key]:,}" for key in ("in", "out", "quarantined"))
+            table.add_row(name, unit, *numbers, f"{node.kind}/{node.digest}")
+    Console().print(table)

@@ -1,0 +1,107 @@
+"""The embedded world as a data set: nothing to download, pictures made as they are read."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+from ppt.config import ToyboxObjects, ToyboxScenes
+from ppt.data.pictures import encode_picture
+from ppt.data.sources import RawExpression, RawMask, RawPicture, Rejected, fingerprint_of
+from ppt.toybox import world
+
+_NUM_EXPRESSIONS = 2  # of a scene
+
+Config = TypeVar("Config", ToyboxScenes, ToyboxObjects)
+
+
+class _ToyboxSource(ABC, Generic[Config]):
+    """Pictures 0 .. num_pictures - 1 of a seed; the key is "<prefix>-<seed>-<number>"."""
+
+    prefix: str
+
+    def __init__(self, config: Config) -> None:
+        self._config: Config = config
+
+    @abstractmethod
+    def picture(self, key: str) -> world.Picture:
+        """The picture itself, with all that is known of it."""
+
+    @abstractmethod
+    def read(self, key: str) -> RawPicture:
+        """As `Source.read`."""
+
+    def _number(self, key: str) -> int:
+        return int(key.rpartition("-")[2])
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The configuration, and the first picture: drawing them in another way is seen."""
+        raw = self.read(self.keys()[0])
+        texts = [e.text for e in raw.expressions]
+        return fingerprint_of([self._config.model_dump(), raw.image.hex(), texts])
+
+    @property
+    def ground_truth_fingerprint(self) -> str:
+        """Masks are drawn with the pictures."""
+        return self.fingerprint
+
+    def keys(self) -> list[str]:
+        seed = self._config.seed
+        return [f"{self.prefix}-{seed}-{i:06d}" for i in range(self._config.num_pictures)]
+
+
+class ToyboxSceneSource(_ToyboxSource[ToyboxScenes]):
+    """Crowded pictures with two referring expressions each."""
+
+    prefix = "scene"
+
+    def __init__(self, config: ToyboxScenes) -> None:
+        if config.min_objects > config.max_objects:
+            raise ValueError(
+                f"max_objects must be >= min_objects, got {config.max_objects} and "
+                f"{config.min_objects}"
+            )
+        super().__init__(config)
+
+    def picture(self, key: str) -> world.Picture:
+        low, high = self._config.min_objects, self._config.max_objects
+        return world.scene(self._config.seed, self._number(key), low, high, _NUM_EXPRESSIONS)
+
+    def num_expressions(self, key: str) -> int:
+        return _NUM_EXPRESSIONS
+
+    def read(self, key: str) -> RawPicture:
+        picture = self.picture(key)
+        expressions = [
+            RawExpression(f"{key}-{i}", e.text, e.kind) for i, e in enumerate(picture.expressions)
+        ]
+        return RawPicture(encode_picture(picture.image), None, expressions)
+
+    def read_ground_truth(self, key: str) -> tuple[list[RawMask], list[Rejected]]:
+        picture = self.picture(key)
+        masks = [
+            RawMask(f"{key}-{i}", e.kind, picture.objects[e.target].mask)
+            for i, e in enumerate(picture.expressions)
+        ]
+        return masks, []
+
+
+class ToyboxObjectSource(_ToyboxSource[ToyboxObjects]):
+    """Object-centric pictures. Their masks serve to measure pseudo labels, never to train."""
+
+    prefix = "object"
+
+    def picture(self, key: str) -> world.Picture:
+        return world.object_centric(self._config.seed, self._number(key))
+
+    def num_expressions(self, key: str) -> int:
+        return 1
+
+    def read(self, key: str) -> RawPicture:
+        picture = self.picture(key)
+        return RawPicture(encode_picture(picture.image), picture.objects[0].class_name)
+
+    def read_ground_truth(self, key: str) -> tuple[list[RawMask], list[Rejected]]:
+        return [RawMask(key, "class", self.picture(key).objects[0].mask)], []

@@ -1,0 +1,1 @@
+"""Pseudo labels: phrase -> similarity map -> points -> mask, and which of them is the referent."""

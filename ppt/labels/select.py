@@ -1,0 +1,37 @@
+"""Select of Eq. 6 and 7: which of an expression's candidates is the referent.
+
+The paper says only that the model selects it. Our choice: a candidate's score is what the queries
+say for it, max over queries k of sigmoid(c_k) * IoU(s_k, candidate).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def choose_referent(
+    candidate_masks: Tensor | np.ndarray,
+    query_masks: Tensor | np.ndarray,
+    query_logits: Tensor | np.ndarray,
+    min_confidence: float = 0.0,
+) -> tuple[int | None, float]:
+    """The referent's index among the candidates and its score in [0, 1].
+
+    `candidate_masks` bool [E, H, W] and `query_masks` bool [K, H, W] in one frame and on one
+    device, `query_logits` [K] before the sigmoid. None where no query overlaps any candidate, or
+    the score is below `min_confidence`: nothing is chosen then. Of equal scores the first wins.
+    """
+    candidates = torch.as_tensor(candidate_masks).flatten(1).float()
+    queries = torch.as_tensor(query_masks).flatten(1).float()
+    if not len(candidates) or not len(queries):
+        return None, 0.0
+    intersection = candidates @ queries.T
+    union = candidates.sum(1)[:, None] + queries.sum(1) - intersection
+    trust = torch.as_tensor(query_logits).float().sigmoid()
+    scores = (intersection / union.clamp(min=1) * trust).amax(1).tolist()
+    confidence = max(scores)
+    if confidence == 0 or confidence < min_confidence:
+        return None, confidence
+    return scores.index(confidence), confidence

@@ -1,0 +1,97 @@
+"""Binary masks: polygons, COCO run lengths, boxes, overlap.
+
+Masks are bool [height, width] at the picture's original size; boxes are (x0, y0, x1, y1) in pixels
+with x1, y1 exclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+
+
+def polygons_to_mask(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
+    """The UNION of polygons [x0, y0, x1, y1, ...] in pixels: bool [height, width] = `size`.
+
+    A `ValueError` names the polygon that is none. Fewer than 3 points never reach pycocotools,
+    which takes 4 numbers for a box.
+    """
+    if not polygons:
+        raise ValueError("no polygon")
+    for i, polygon in enumerate(polygons):
+        if len(polygon) < 6:
+            raise ValueError(f"polygon {i} has {len(polygon) // 2} points, needs at least 3")
+        if len(polygon) % 2:
+            raise ValueError(f"polygon {i} has {len(polygon)} numbers, no even count")
+        if not np.isfinite(np.asarray(polygon, dtype=np.float64)).all():
+            raise ValueError(f"polygon {i} has a coordinate that is no finite number")
+    height, width = size
+    flat = [[float(v) for v in polygon] for polygon in polygons]
+    return coco.decode(coco.merge(coco.frPyObjects(flat, height, width))).astype(bool)
+
+
+def annotation_to_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """A COCO `segmentation`, polygons or run lengths, as bool [height, width] = `size`."""
+    if isinstance(segmentation, dict):
+        if list(segmentation["size"]) != list(size):
+            raise ValueError(f"run lengths of {segmentation['size']}, picture is {list(size)}")
+        if isinstance(segmentation["counts"], list):
+            total = sum(segmentation["counts"])
+            if total != size[0] * size[1]:
+                raise ValueError(f"run lengths cover {total} pixels of {size[0] * size[1]}")
+            segmentation = coco.frPyObjects(segmentation, *size)
+        return coco.decode(segmentation).astype(bool)
+    if not isinstance(segmentation, list):
+        raise ValueError(f"segmentation is a {type(segmentation).__name__}, not polygons or RLE")
+    return polygons_to_mask(segmentation, size)
+
+
+def encode_rle(mask: np.ndarray) -> bytes:
+    """bool [H, W] -> COCO's compressed run lengths (`counts`)."""
+    return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+
+
+def encode_rles(masks: np.ndarray) -> list[bytes]:
+    """bool [N, H, W] -> N `counts`."""
+    stack = np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8)
+    return [rle["counts"] for rle in coco.encode(stack)]
+
+
+def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
+    """The inverse of `encode_rle`: bool [height, width]."""
+    return coco.decode({"size": [height, width], "counts": counts}).view(bool)
+
+
+def decode_rles(counts: Sequence[bytes], height: int, width: int) -> np.ndarray:
+    """N `counts` of one size -> bool [N, height, width]."""
+    if not counts:
+        return np.zeros((0, height, width), bool)
+    stack = coco.decode([{"size": [height, width], "counts": c} for c in counts])
+    return stack.view(bool).transpose(2, 0, 1)
+
+
+def rle_boxes(counts: Sequence[bytes], height: int, width: int) -> np.ndarray:
+    """N `counts` of one size -> tight int64 [N, 4] (x0, y0, x1, y1); all 0 for an empty mask."""
+    if not counts:
+        return np.zeros((0, 4), np.int64)
+    boxes = coco.toBbox([{"size": [height, width], "counts": c} for c in counts])
+    boxes[:, 2:] += boxes[:, :2]
+    return np.where(boxes[:, 2:3] > boxes[:, :1], boxes, 0).astype(np.int64)
+
+
+def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Tight (x0, y0, x1, y1) in pixels, ends exclusive; `ValueError` for an empty mask."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(columns):
+        raise ValueError("an empty mask has no box")
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two bool masks of one size; 0 where both are empty."""
+    intersection = np.count_nonzero(a & b)
+    union = np.count_nonzero(a) + np.count_nonzero(b) - intersection
+    return intersection / union if union else 0.0

@@ -1,0 +1,1 @@
+"""The frozen encoders, the point generator and what trains it."""

@@ -1,0 +1,231 @@
+"""The frozen CLIP: stage features, CLIP Surgery tokens and text from one pass each.
+
+Letters: B pictures or texts, S image size, L = grid * grid patches, D visual width, T words,
+Dt text width, E width of the joint embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip import CLIP, CustomTextCLIP
+from open_clip.transformer import TextTransformer, VisionTransformer
+from torch import Tensor, nn
+
+from ppt.models.frozen import Frozen, hash_tensors
+
+_TEXTS_AT_ONCE = 256
+
+
+@dataclass
+class ImageFeatures:
+    """What one pass over pictures gives."""
+
+    visual_features: list[Tensor]  # N stages of [B, L, D], patch tokens as the blocks give them
+    surgery_tokens: Tensor  # [B, 1 + L, E], L2-normalised; first the picture's own embedding
+
+
+class ClipEncoder(Frozen):
+    """open_clip's CLIP with taps and with the second path of CLIP Surgery beside the first.
+
+    The second path (arXiv 2304.05653) runs over the last `surgery_depth` blocks:
+    x_new <- x_new + proj(softmax(v v^T / sqrt(d)) v), v from the original path, no FFN.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP | CustomTextCLIP,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        image_size: int | None,
+        taps: tuple[int, ...],
+        surgery_depth: int,
+        templates: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        """`taps` are block numbers from 1; `templates` look like "a photo of a {}."; without an
+        `image_size` it is the network's own.
+
+        Raises ValueError for a network whose towers are not open_clip's plain transformers.
+        """
+        super().__init__()
+        self._check(clip)
+        depth = len(clip.visual.transformer.resblocks)
+        patch = clip.visual.patch_size[0]
+        image_size = image_size or clip.visual.image_size[0]
+        if image_size % patch:
+            raise ValueError(f"image_size must be a multiple of {patch}, got {image_size}")
+        if not taps or list(taps) != sorted(set(taps)) or not 1 <= taps[0] <= taps[-1] <= depth:
+            raise ValueError(f"taps must rise within 1..{depth}, got {taps}")
+        if not 1 <= surgery_depth <= depth:
+            raise ValueError(f"surgery_depth must be in 1..{depth}, got {surgery_depth}")
+        self.clip = clip
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.grid = image_size // patch
+        self.taps = tuple(taps)
+        self.surgery_depth = surgery_depth
+        self.templates = tuple(templates)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.num_image_calls = 0  # pictures encoded so far
+        self.freeze()
+
+    @staticmethod
+    def _check(clip: nn.Module) -> None:
+        if not isinstance(clip, CLIP | CustomTextCLIP):
+            raise ValueError(f"ClipEncoder needs open_clip's CLIP, got {type(clip).__name__}")
+        if not isinstance(clip.visual, VisionTransformer):
+            name = type(clip.visual).__name__
+            raise ValueError(f"ClipEncoder needs a VisionTransformer as image tower, got {name}")
+        if clip.visual.attn_pool is not None:
+            raise ValueError("ClipEncoder cannot tap a VisionTransformer with attention pooling")
+        text = clip.text if isinstance(clip, CustomTextCLIP) else clip
+        if text is not clip and not isinstance(text, TextTransformer):
+            name = type(text).__name__
+            raise ValueError(f"ClipEncoder needs a TextTransformer as text tower, got {name}")
+        pool = text.pool_type if text is not clip else clip.text_pool_type
+        causal = text.attn_mask is not None and getattr(text, "cls_emb", None) is None
+        if not causal or pool not in ("argmax", "eos"):
+            raise ValueError(f"ClipEncoder needs causal text read at its end, got pooling {pool!r}")
+
+    @property
+    def _text(self) -> nn.Module:
+        return self.clip.text if isinstance(self.clip, CustomTextCLIP) else self.clip
+
+    @property
+    def visual_dim(self) -> int:
+        return self.clip.visual.transformer.width
+
+    @property
+    def text_dim(self) -> int:
+        return self._text.ln_final.normalized_shape[0]
+
+    @property
+    def embed_dim(self) -> int:
+        return self.clip.visual.proj.shape[1]
+
+    @property
+    def context_length(self) -> int:
+        return self.clip.context_length
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights and of every setting that the features depend on."""
+        settings = [self.image_size, self.taps, self.surgery_depth, self.templates]
+        settings += [self.mean.flatten().tolist(), self.std.flatten().tolist()]
+        return hash_tensors(self.clip.state_dict(), settings)
+
+    # ------------------------------------------------------------ pictures
+
+    def preprocess(self, image: np.ndarray) -> Tensor:
+        """uint8 [H, W, 3] RGB -> float [3, S, S]: squashed whole, no crop (our choice)."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.mean.device)
+        pixels = pixels.permute(2, 0, 1)[None].float()
+        size = (self.image_size, self.image_size)
+        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
+        return (pixels[0].clamp(0, 255) / 255 - self.mean) / self.std
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> ImageFeatures:
+        """[B, 3, S, S] from `preprocess` -> stage features and surgery tokens, in ONE pass."""
+        visual = self.clip.visual
+        self.num_image_calls += len(pixels)
+        tokens = self._embed_patches(pixels)
+        stages, surgery = [], None
+        blocks = visual.transformer.resblocks
+        for number, block in enumerate(blocks, start=1):
+            if number > len(blocks) - self.surgery_depth:
+                update = block.ls_1(_value_attention(block, block.ln_1(tokens)))
+                surgery = (tokens if surgery is None else surgery) + update
+            tokens = block(tokens)
+            if number in self.taps:
+                stages.append(tokens[:, 1:])
+        picture = visual._pool(tokens)[0] @ visual.proj  # plain CLIP's embedding of the picture
+        patches = visual.ln_post(surgery[:, 1:]) @ visual.proj
+        joint = F.normalize(torch.cat([picture[:, None], patches], dim=1), dim=-1)
+        return ImageFeatures(stages, joint)
+
+    def _embed_patches(self, pixels: Tensor) -> Tensor:
+        visual = self.clip.visual
+        patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
+        first = visual.class_embedding.expand(len(patches), 1, -1)
+        return visual.ln_pre(torch.cat([first, patches], dim=1) + self._positions())
+
+    def _positions(self) -> Tensor:
+        """[1 + L, D]; resampled where the image size is not the network's, never written back."""
+        positions, side = self.clip.visual.positional_embedding, self.clip.visual.grid_size
+        if side == (self.grid, self.grid):
+            return positions
+        patches = positions[1:].T.reshape(1, -1, *side)
+        patches = F.interpolate(patches, (self.grid, self.grid), mode="bicubic", antialias=True)
+        return torch.cat([positions[:1], patches[0].flatten(1).T])
+
+    # ------------------------------------------------------------ text
+
+    @torch.no_grad()
+    def encode_words(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Word features [B, T, Dt] after the last norm and the mask [B, T] of real tokens.
+
+        T is the context length; the mask is True up to and including the end token, features
+        beyond it mean nothing. Longer texts are cut as the tokenizer cuts them.
+        """
+        features, last = self._run_text(texts)
+        features = F.pad(features, (0, 0, 0, self.context_length - features.shape[1]))
+        mask = torch.arange(self.context_length, device=last.device) <= last[:, None]
+        return features, mask
+
+    @torch.no_grad()
+    def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
+        """[B, E]: each phrase in every template, normalised, averaged, normalised again."""
+        texts = [template.format(phrase) for phrase in phrases for template in self.templates]
+        parts = []
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            features, last = self._run_text(texts[start : start + _TEXTS_AT_ONCE])
+            parts.append(features[torch.arange(len(last)), last])
+        ends = torch.cat(parts)
+        projection = self._text.text_projection
+        joint = projection(ends) if isinstance(projection, nn.Linear) else ends @ projection
+        joint = F.normalize(joint, dim=-1).view(len(phrases), len(self.templates), -1)
+        return F.normalize(joint.mean(1), dim=-1)
+
+    @cached_property
+    def empty_phrase(self) -> Tensor:
+        """[E]: the ensemble of the empty text, the redundant part that feature surgery removes."""
+        return self.encode_phrases([""])[0]
+
+    def _run_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Features [B, T, Dt] and the position [B] of each end token.
+
+        Attention is causal, so nothing after the longest text is computed.
+        """
+        text = self._text
+        tokens = self.tokenizer(list(texts)).to(self.mean.device)
+        pool = getattr(self.clip, "text_pool_type", None) or text.pool_type
+        end = getattr(self.clip, "text_eos_id", None) or getattr(text, "eos_id", None)
+        last = tokens.argmax(-1) if pool == "argmax" else (tokens == end).int().argmax(-1)
+        length = int(last.max()) + 1
+        x = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]
+        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+        return text.ln_final(x), last
+
+
+def _value_attention(block: nn.Module, x: Tensor) -> Tensor:
+    """CLIP Surgery's v-v self-attention with the block's own weights: [B, 1 + L, D] -> same.
+
+    A block of the toybox carries `local_mask`, which bounds who sees whom here as in its own path.
+    """
+    attention = block.attn
+    width = x.shape[-1]
+    weight = attention.in_proj_weight[2 * width :]
+    bias = None if attention.in_proj_bias is None else attention.in_proj_bias[2 * width :]
+    v = F.linear(x, weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    mask = getattr(block, "local_mask", None)
+    mixed = F.scaled_dot_product_attention(v, v, v, attn_mask=mask)
+    return attention.out_proj(mixed.transpose(1, 2).flatten(2))

@@ -1,0 +1,30 @@
+"""What the frozen CLIP and the frozen SAM share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Frozen(nn.Module):
+    """A module that never trains: no gradients to its parameters, always in evaluation mode."""
+
+    def freeze(self) -> None:
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)
+
+
+def hash_tensors(tensors: dict[str, Tensor], settings: Any = None) -> str:
+    """SHA-256 (hex) of named tensors and of JSON-able settings."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""The Ray cluster of a run: the one RAY_ADDRESS names, else one of this machine's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+from ppt.config import ConfigError, Resources
+
+
+@contextmanager
+def connected(resources: Resources) -> Iterator[None]:
+    """Connect, check that the run fits, disconnect. Ray's own chatter stays in its log files."""
+    # Train asks its workers so often whether they are done: a stage ends the sooner for it.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    already = ray.is_initialized()
+    if not already:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        check_fits(resources)
+        yield
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+def check_fits(resources: Resources) -> None:
+    """Raise ConfigError where passes or training ask for more than the cluster has.
+
+    Without this check a job that can never be placed waits in silence.
+    """
+    there = ray.cluster_resources()
+    for asked in (pass_request(resources), train_request(resources)):
+        for kind, amount in asked.items():
+            if amount > there.get(kind, 0) + 1e-6:
+                raise ConfigError(
+                    f"resources ask for {amount:g} {kind} at once, the cluster has "
+                    f"{there.get(kind, 0):g}: lower resources.num_* or resources.*_per_*"
+                )
+
+
+def fits_beside_training(resources: Resources) -> bool:
+    """Whether the actors of the passes may stay while a stage trains."""
+    there, train = ray.cluster_resources(), train_request(resources)
+    return all(
+        amount + train.get(kind, 0) <= there.get(kind, 0) + 1e-6
+        for kind, amount in pass_request(resources).items()
+    )
+
+
+def pass_request(resources: Resources) -> dict[str, float]:
+    """What the actor pool takes."""
+    return {
+        "CPU": resources.num_actors * resources.cpus_per_actor,
+        "GPU": resources.num_actors * resources.gpus_per_actor,
+    }
+
+
+def train_request(resources: Resources) -> dict[str, float]:
+    """What a stage takes: its workers and one reader for each."""
+    return {
+        "CPU": resources.num_workers * (resources.cpus_per_worker + resources.cpus_per_reader),
+        "GPU": resources.num_workers * resources.gpus_per_worker,
+    }

@@ -1,0 +1,360 @@
+"""The curriculum from raw pictures to a trained point generator, step by step.
+
+One driver function, `run_curriculum`, serves the commands, the ablation and the sweep. Every step
+names what it makes by digest and skips what is there, so running again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from ppt.config import ConfigError, Curriculum, PointRecipe, Stage
+from ppt.pipeline import evaluation, features, ingest, selection
+from ppt.pipeline.cluster import connected, fits_beside_training
+from ppt.pipeline.evaluation import EvaluationSplit, evaluate_checkpoint, metrics_of
+from ppt.pipeline.label import label, phrases_of
+from ppt.pipeline.mixture import LabelTable
+from ppt.pipeline.monitor import EpochMetrics
+from ppt.pipeline.passes import Pool
+from ppt.pipeline.record import RunRecord, StageRecord
+from ppt.pipeline.report import write_report
+from ppt.pipeline.summary import summarise, write_summary
+from ppt.pipeline.synthesise import synthesise_d_ref
+from ppt.pipeline.tracking import Tracker
+from ppt.pipeline.training import StageRun, train_stage
+from ppt.store import LABELS as LABEL_TABLE
+from ppt.store import Node, Store
+
+Step = Literal["prepare", "encode", "label", "train"]
+STEPS: tuple[Step, ...] = ("prepare", "encode", "label", "train")
+
+PUBLISHED_RECIPE = PointRecipe(method="surgery", threshold=0.8)
+"""CLIP Surgery's own way from a map to points."""
+
+RECIPES = (
+    PUBLISHED_RECIPE,
+    *(
+        PointRecipe(method="near", threshold=t, num_positive=p, num_negative=n)
+        for t in (0.7, 0.8, 0.9)
+        for p, n in ((1, 0), (4, 0), (6, 4))
+    ),
+)
+"""Point recipes among which CLIP+SAM's best is chosen on the validation split (our choice)."""
+
+
+def run_curriculum(
+    curriculum: Curriculum, until: Step = "train", *, train: bool = True
+) -> RunRecord:
+    """Run the steps of a curriculum up to `until`; what is already there is not done again.
+
+    With `train=False` a stage that is not trained yet is a ConfigError instead of hours of work.
+    """
+    check_inputs(curriculum)
+    with connected(curriculum.resources):
+        run = _Run(curriculum, allow_training=train)
+        try:
+            run.prepare()
+            if until != "prepare":
+                run.encode()
+            if until in ("label", "train"):
+                run.label()
+                run.synthesise()
+            if until == "train":
+                with Tracker(run.record) as tracker:
+                    run.baselines()
+                    run.stages(tracker)
+                    run.finish(tracker)
+        finally:
+            run.pool.close()
+        return run.record
+
+
+def check_inputs(curriculum: Curriculum) -> None:
+    """Open every data set and both encoders before Ray starts; ConfigError says what is wrong."""
+    try:
+        for name in ("referring", "object_centric", "validation", "evaluation"):
+            ingest.open_source(getattr(curriculum.data, name))
+        features.encoder_spec(curriculum.model)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def select_after(curriculum: Curriculum, stage: str) -> Node:
+    """The labels that the trained `stage` selects; it and those before it must be trained."""
+    check_inputs(curriculum)
+    with connected(curriculum.resources):
+        run = _Run(curriculum, allow_training=False)
+        try:
+            run.prepare()
+            run.encode()
+            run.label()
+            run.synthesise()
+            return run.select_after(stage)
+        finally:
+            run.pool.close()
+
+
+@dataclass
+class _Run:
+    curriculum: Curriculum
+    allow_training: bool
+    store: Store = field(init=False)
+    pool: Pool = field(init=False)
+    record: RunRecord = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.curriculum.store)
+        self.pool = Pool(self.curriculum.resources)
+        self.record = RunRecord(self.curriculum, f"{self.store.path}/{self.curriculum.name}")
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        return self.record.nodes
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.record.seconds[step] = round(time.monotonic() - started, 1)
+
+    # ------------------------------------------------------------ steps 1 to 4
+
+    def prepare(self) -> None:
+        """Samples of the four data sets, and the ground truth of those that have expressions."""
+        c = self.curriculum
+        with self._timed("prepare"):
+            for name in ("referring", "object_centric", "validation", "evaluation"):
+                data = getattr(c.data, name)
+                self.nodes[f"samples.{name}"] = ingest.prepare_samples(
+                    self.store, self.pool, data, name=name, num_buckets=c.num_buckets, seed=c.seed
+                )
+            for name in ("validation", "evaluation"):
+                self.nodes[f"ground_truth.{name}"] = ingest.prepare_ground_truth(
+                    self.store,
+                    self.pool,
+                    getattr(c.data, name),
+                    name=name,
+                    num_buckets=c.num_buckets,
+                )
+
+    def encode(self) -> None:
+        with self._timed("encode"):
+            for name in ("referring", "object_centric", "validation", "evaluation"):
+                self._encode(name)
+
+    def _encode(self, name: str) -> None:
+        """Features of a data set's pictures, words of its expressions, embeddings of phrases."""
+        c, samples = self.curriculum, self.nodes[f"samples.{name}"]
+        self.nodes[f"features.{name}"] = features.encode_pictures(
+            self.store, self.pool, samples, c.model, name=name
+        )
+        rows = samples.read_all(columns=["picture", "class_name", "expressions"]).to_pylist()
+        expressions = [e["text"] for row in rows for e in row["expressions"]]
+        kinds = {"words": expressions}
+        if name in ("validation", "evaluation"):
+            kinds["phrases"] = [*expressions, ""]  # CLIP+SAM takes the whole expression
+        elif name != "d_ref":
+            phrases = [p.text for row in rows for p in phrases_of(row, c.labels.chunker)]
+            kinds["phrases"] = [*phrases, *expressions, ""]
+        for kind, texts in kinds.items():
+            encode = features.encode_words if kind == "words" else features.encode_phrases
+            self.nodes[f"{kind}.{name}"] = encode(
+                self.store, self.pool, texts, c.model.clip, name=name, num_buckets=c.num_buckets
+            )
+
+    def label(self) -> None:
+        """Pseudo labels of D_sem and, round 0, of H."""
+        c = self.curriculum
+        with self._timed("label"):
+            for name, of, recipe in (
+                ("d_sem", "object_centric", c.labels.object_centric),
+                ("h", "referring", c.labels.referring),
+            ):
+                self.nodes[f"labels.{name}"] = label(
+                    self.store,
+                    self.pool,
+                    self.nodes[f"samples.{of}"],
+                    self.nodes[f"features.{of}"],
+                    self.nodes[f"phrases.{of}"],
+                    model=c.model,
+                    labels=c.labels,
+                    recipe=recipe,
+                    name=name,
+                )
+
+    def synthesise(self) -> None:
+        """D_ref: pictures, expressions and labels, then their features."""
+        with self._timed("synthesise"):
+            d_ref = synthesise_d_ref(
+                self.store,
+                self.pool,
+                self.nodes["samples.object_centric"],
+                self.nodes["labels.d_sem"],
+                synthesis=self.curriculum.synthesis,
+                seed=self.curriculum.seed,
+            )
+            self.nodes["samples.d_ref"] = self.nodes["labels.d_ref"] = d_ref
+            self._encode("d_ref")
+
+    # ------------------------------------------------------------ steps 5 to 8
+
+    def baselines(self) -> None:
+        """CLIP+SAM as published, and with the recipe that does best on the validation split."""
+        model = self.curriculum.model
+        with self._timed("baselines"):
+            recipe = evaluation.best_recipe(
+                self.store, self.pool, self._split("validation"), RECIPES, model
+            )
+            split = self._split("evaluation")
+            for name, chosen in (
+                ("clip_sam_published", PUBLISHED_RECIPE),
+                ("clip_sam_best", recipe),
+            ):
+                results = evaluation.evaluate_recipe(
+                    self.store, self.pool, split, chosen, model, name=name
+                )
+                self.nodes[f"results.{name}"] = results
+                self.record.baselines[name] = metrics_of(results)
+                self.record.recipes[name] = chosen
+
+    def stages(self, tracker: Tracker) -> None:
+        """Every stage in order, each from where the one before ended (Eq. 5 to 7)."""
+        tables = {name: self._label_table(name) for name in ("d_sem", "d_ref", "h")}
+        checkpoint: Node | None = None
+        for name, stage, step in self._training_runs():
+            selected = None
+            if stage.select:
+                assert checkpoint is not None  # the configuration says so
+                selected = self._select(tables["h"], checkpoint)
+                tables["h"] = replace(tables["h"], labels=selected)
+            with tracker.stage(step) as on_epoch:
+                run = self._stage_run(step, stage, _used(tables, stage), checkpoint)
+                checkpoint = self._train(run, on_epoch)
+                record = self._evaluate(run, name, checkpoint, selected)
+                self.record.stages.append(record)
+                tracker.finish_stage(record)
+
+    def _evaluate(
+        self, run: StageRun, stage: str, checkpoint: Node, selected: Node | None
+    ) -> StageRecord:
+        split = self._split("evaluation")
+        results = evaluate_checkpoint(
+            self.store, self.pool, split, checkpoint, self.curriculum.model, name=run.name
+        )
+        self.nodes[f"results.{run.name}"] = results
+        manifest = checkpoint.manifest()
+        return StageRecord(
+            name=run.name,
+            stage=stage,
+            checkpoint=checkpoint,
+            results=results,
+            metrics=metrics_of(results),
+            history=manifest["history"],
+            num_epochs=run.stage.num_epochs,
+            seconds=manifest["seconds"],
+            selected=selected,
+        )
+
+    def finish(self, tracker: Tracker) -> None:
+        """The summary and the page, in the run's folder and in MLflow."""
+        folder = Path(self.record.folder)
+        summary = write_summary(summarise(self.record), folder / "summary.json")
+        self.record.report = write_report(self.record, folder / "report.html")
+        tracker.log_files([summary, self.record.report])
+
+    def select_after(self, stage: str) -> Node:
+        """The labels that the trained stage `stage` selects, from those that it was trained on."""
+        tables = {name: self._label_table(name) for name in ("d_sem", "d_ref", "h")}
+        checkpoint: Node | None = None
+        for name, settings, step in self._training_runs():
+            if settings.select and checkpoint is not None:
+                selected = self._select(tables["h"], checkpoint)
+                tables["h"] = replace(tables["h"], labels=selected)
+            run = self._stage_run(step, settings, _used(tables, settings), checkpoint)
+            checkpoint = self._train(run, lambda _: None)
+            if stage in (name, step):
+                return self._select(tables["h"], checkpoint)
+        known = ", ".join(step for _, _, step in self._training_runs())
+        raise ConfigError(f"--after: this curriculum trains {known}, got {stage!r}")
+
+    def _training_runs(self) -> Iterator[tuple[str, Stage, str]]:
+        """(stage's name, stage, name of the training run); a round is a run of its own."""
+        for name, stage in self.curriculum.stages.items():
+            for round in range(1, stage.rounds + 1):
+                yield name, stage, name if stage.rounds == 1 else f"{name}.{round}"
+
+    def _select(self, before: LabelTable, checkpoint: Node) -> Node:
+        round = 1 + sum(name.startswith("labels.h.") for name in self.nodes)
+        selected = selection.select_referents(
+            self.store,
+            self.pool,
+            before,
+            checkpoint,
+            model=self.curriculum.model,
+            select=self.curriculum.select,
+            round=round,
+        )
+        self.nodes[f"labels.h.{round}"] = selected
+        return selected
+
+    def _stage_run(
+        self, step: str, stage: Stage, tables: tuple[LabelTable, ...], initial: Node | None
+    ) -> StageRun:
+        c = self.curriculum
+        return StageRun(
+            name=step,
+            stage=stage,
+            training=c.training,
+            model=c.model,
+            tables=tables,
+            initial=initial,
+            seed=c.seed,
+            resources=c.resources,
+        )
+
+    def _train(self, run: StageRun, on_epoch: Callable[[EpochMetrics], None]) -> Node:
+        node = run.checkpoint_node(self.store)
+        self.nodes[f"checkpoints.{run.name}"] = node
+        if not node.is_complete():
+            if not self.allow_training:
+                raise ConfigError(
+                    f"stage {run.name!r} is not trained yet: run `ppt train` with this curriculum"
+                )
+            if not fits_beside_training(self.curriculum.resources):
+                self.pool.close()
+        return train_stage(run, node, title=f"train {run.name}", on_epoch=on_epoch)
+
+    # ------------------------------------------------------------ names to nodes
+
+    def _label_table(self, name: str) -> LabelTable:
+        of = {"d_sem": "object_centric", "h": "referring", "d_ref": "d_ref"}[name]
+        return LabelTable(
+            self.nodes[f"labels.{name}"],
+            self.nodes[f"features.{of}"],
+            self.nodes[f"words.{of}"],
+            LABEL_TABLE if name == "d_ref" else "data",
+        )
+
+    def _split(self, name: str) -> EvaluationSplit:
+        return EvaluationSplit(
+            name,
+            self.nodes[f"samples.{name}"],
+            self.nodes[f"features.{name}"],
+            self.nodes[f"words.{name}"],
+            self.nodes[f"phrases.{name}"],
+            self.nodes[f"ground_truth.{name}"],
+        )
+
+
+def _used(tables: Mapping[str, LabelTable], stage: Stage) -> tuple[LabelTable, ...]:
+    """The label tables of a stage's sources; table `h` holds h_sem and h_ref."""
+    return tuple(
+        table
+        for name, table in tables.items()
+        if any(source.startswith(name) for source in stage.sources)
+    )

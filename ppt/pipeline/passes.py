@@ -1,0 +1,101 @@
+"""The one shape of every pass: a function over one bucket, run by a pool of Ray actors.
+
+The actors keep the models they have built (`functools.cache` at module level), so one pool serves
+every pass of a run. A bucket is written whole or not at all; one that is there is not done again;
+an actor that dies is replaced and its bucket goes to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+
+from ppt.config import Resources
+from ppt.pipeline.progress import progress_bar
+from ppt.store import BucketOutput, Node
+
+Process = Callable[[int], BucketOutput]
+
+MAX_ATTEMPTS = 3
+"""How often a bucket may lose its actor before the pass gives up."""
+
+
+class PassError(RuntimeError):
+    """A bucket could not be done; the message names the node, the bucket and the cause."""
+
+
+class _Worker:
+    def run(self, node: Node, process: Process, bucket: int) -> int:
+        output = process(bucket)
+        node.write_bucket(bucket, output)
+        return next((count.into for count in output.counts.values()), 0)
+
+
+@dataclass
+class Pool:
+    """Actors for the passes of one run. `close` gives their resources back; they start lazily."""
+
+    resources: Resources
+    actors: list[Any] = field(default_factory=list)
+
+    def _start(self) -> Any:
+        return (
+            ray.remote(_Worker)
+            .options(num_cpus=self.resources.cpus_per_actor, num_gpus=self.resources.gpus_per_actor)
+            .remote()
+        )
+
+    def run(self, node: Node, process: Process, *, title: str, total: int | None = None) -> Node:
+        """Make the buckets of `node` that are missing, then its manifest. Returns the node.
+
+        `process` must be picklable; `total` is the number of rows that go in, for the bar.
+        """
+        if node.is_complete():
+            return node
+        todo = node.missing_buckets()
+        # With only some buckets to do, nobody knows how many rows they hold.
+        whole = total if len(todo) == node.num_buckets else None
+        with progress_bar(title, whole) as advance:
+            self._run_buckets(node, process, todo, advance)
+        node.write_manifest()
+        return node
+
+    def _run_buckets(
+        self, node: Node, process: Process, todo: Sequence[int], advance: Callable[[int], None]
+    ) -> None:
+        while len(self.actors) < self.resources.num_actors:
+            self.actors.append(self._start())
+        reference = ray.put(process)
+        idle, waiting, attempts = list(self.actors), list(todo), dict.fromkeys(todo, 0)
+        running: dict[Any, tuple[Any, int]] = {}
+        while waiting or running:
+            while waiting and idle:
+                actor, bucket = idle.pop(), waiting.pop(0)
+                running[actor.run.remote(node, reference, bucket)] = (actor, bucket)
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            actor, bucket = running.pop(done)
+            try:
+                advance(ray.get(done))
+                idle.append(actor)
+            except RayTaskError as error:
+                raise PassError(f"{node.kind} {node.digest}, bucket {bucket}: {error}") from error
+            except (ActorDiedError, ActorUnavailableError) as error:
+                attempts[bucket] += 1
+                if attempts[bucket] == MAX_ATTEMPTS:
+                    raise PassError(
+                        f"{node.kind} {node.digest}: bucket {bucket} lost its actor "
+                        f"{MAX_ATTEMPTS} times: {error}"
+                    ) from error
+                self.actors.remove(actor)
+                self.actors.append(self._start())
+                idle.append(self.actors[-1])
+                waiting.append(bucket)
+
+    def close(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors.clear()

@@ -1,0 +1,58 @@
+"""A progress bar with rate and time left, on a terminal; one line a step elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+console = Console(stderr=True)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
+
+
+@contextmanager
+def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yields `advance(n)`. Leaves one line behind: what was done, how much and how long it took."""
+    started, done = time.monotonic(), 0
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(title, total=total)
+
+        def advance(amount: int) -> None:
+            nonlocal done
+            done += amount
+            progress.advance(task, amount)
+
+        yield advance
+    seconds = time.monotonic() - started
+    rate = f", {done / seconds:,.0f}/s" if seconds > 0 and done else ""
+    console.print(f"[green]✓[/] {title}: {done:,} in {seconds:.1f} s{rate}", highlight=False)

@@ -1,0 +1,49 @@
+"""What a run has made: the nodes by name, the figures by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ppt.config import Curriculum, PointRecipe
+from ppt.pipeline.monitor import EpochMetrics
+from ppt.store import Node
+
+Metrics = Mapping[str, float]
+"""mIoU, oIoU and P@X in percent, as `RunningMetrics.as_dict` gives them."""
+
+
+@dataclass
+class StageRecord:
+    """One training run of the curriculum: a stage, or one round of the refinement."""
+
+    name: str  # e.g. ris_joint, domain_refinement.1
+    stage: str  # the key in the curriculum
+    checkpoint: Node
+    results: Node  # per-sentence results on the evaluation split
+    metrics: Metrics
+    history: list[EpochMetrics]
+    num_epochs: int
+    seconds: float  # wall clock of the training when it was done
+    selected: Node | None = None  # the labels that Select made before it
+
+
+@dataclass
+class RunRecord:
+    """Everything about one run of a curriculum.
+
+    `nodes` has dotted names: samples.{referring,object_centric,validation,evaluation,d_ref},
+    ground_truth.*, features.*, words.*, phrases.*, labels.{d_sem,h,d_ref} (h is round 0),
+    labels.h.1, labels.h.2, ... (after each Select; counted over the whole run),
+    checkpoints.<stage name>, results.{clip_sam_published,clip_sam_best,<stage name>}.
+    """
+
+    curriculum: Curriculum
+    folder: str  # runs/<name>
+    nodes: dict[str, Node] = field(default_factory=dict)
+    baselines: dict[str, Metrics] = field(default_factory=dict)
+    recipes: dict[str, PointRecipe] = field(default_factory=dict)  # by baseline
+    stages: list[StageRecord] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # by step, this invocation
+    report: Path | None = None  # the page, once it is written

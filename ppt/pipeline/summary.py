@@ -1,0 +1,191 @@
+"""What came of a run, as plain data (`summary.json`) and as a table on the terminal."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import ppt
+from ppt.pipeline.record import RunRecord
+from ppt.store import Node
+
+MAX_QUARANTINE_ROWS = 100
+"""How many quarantined rows the summary lists; their number is always whole."""
+
+_DISTRIBUTIONS = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "ray": "ray",
+    "mlflow": "mlflow",
+    "open_clip": "open_clip_torch",
+    "segment_anything": "segment_anything",
+    "numpy": "numpy",
+    "pyarrow": "pyarrow",
+}
+
+_STEPS = {
+    "samples": "prepare",
+    "ground_truth": "ground_truth",
+    "features": "encode",
+    "words": "encode_words",
+    "phrases": "encode_phrases",
+    "labels": "label",
+    "results": "evaluate",
+}
+
+
+def summarise(record: RunRecord) -> dict[str, Any]:
+    """The content of `summary.json`. mIoU, oIoU and P@X are percentages on the evaluation split."""
+    quarantine = list(quarantined(record))
+    return {
+        "name": record.curriculum.name,
+        "seed": record.curriculum.seed,
+        "versions": versions(),
+        "baselines": {name: _baseline(record, name) for name in record.baselines},
+        "stages": [
+            {"name": s.name, **s.metrics, "epochs": s.num_epochs, "seconds": s.seconds}
+            for s in record.stages
+        ],
+        "counts": counts(record),
+        **_encoded(record),
+        "quarantine": quarantine[:MAX_QUARANTINE_ROWS],
+        "quarantine_total": len(quarantine),
+        "digests": digests(record),
+        "seconds": dict(record.seconds),
+    }
+
+
+def write_summary(summary: dict[str, Any], path: str | Path) -> Path:
+    """Write the summary as JSON; returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(summary, indent=2))
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Python's, ours, and those of the libraries that a result depends on."""
+    libraries = {name: version(distribution) for name, distribution in _DISTRIBUTIONS.items()}
+    return {"python": platform.python_version(), "ppt": ppt.__version__, **libraries}
+
+
+def step_of(name: str) -> str:
+    """The step that made a node, by the node's name in the record: labels.h.1 -> select.h.1."""
+    kind, _, rest = name.partition(".")
+    if name == "samples.d_ref":
+        return "synthesise.d_ref"
+    if kind == "labels" and rest.startswith("h."):
+        return f"select.{rest}"
+    return f"{_STEPS[kind]}.{rest}"
+
+
+def counts(record: RunRecord) -> dict[str, dict[str, int]]:
+    """By `step.name.unit`: how many went in, came out, were quarantined."""
+    return {
+        f"{step_of(name)}.{unit}": numbers
+        for name, node in _tables(record)
+        for unit, numbers in node.counts().items()
+    }
+
+
+def digests(record: RunRecord) -> dict[str, str]:
+    """The digest of every table and checkpoint by its name."""
+    return {name: node.digest for name, node in record.nodes.items()}
+
+
+def quarantined(record: RunRecord) -> Iterator[dict[str, Any]]:
+    """Every quarantined row: step, picture, expression_id (None: the whole picture), reason."""
+    for name, node in _tables(record):
+        if not any(numbers["quarantined"] for numbers in node.counts().values()):
+            continue  # encoders and evaluation write no quarantine table
+        for row in node.quarantine().to_pylist():
+            yield {
+                "step": step_of(name),
+                "picture": row["picture"],
+                "expression_id": row["expression_id"],
+                "reason": row["reason"],
+            }
+
+
+def best_baseline(baselines: dict[str, Any]) -> str | None:
+    """The baseline with the highest mIoU; None without any."""
+    return max(baselines, key=lambda name: baselines[name]["mIoU"], default=None)
+
+
+def _baseline(record: RunRecord, name: str) -> dict[str, Any]:
+    recipe = record.recipes.get(name)
+    return {**record.baselines[name], **({"recipe": recipe.model_dump()} if recipe else {})}
+
+
+def _tables(record: RunRecord) -> Iterator[tuple[str, Node]]:
+    """Each bucketed node once: the same data under two names is the same node."""
+    seen: set[str] = set()
+    for name, node in record.nodes.items():
+        if node.num_buckets and node.digest not in seen:
+            seen.add(node.digest)
+            yield name, node
+
+
+def _encoded(record: RunRecord) -> dict[str, int]:
+    """How often the frozen encoders ran, and on how many different pictures."""
+    features = [node for _, node in _tables(record) if node.kind == "features"]
+    pictures = {
+        picture
+        for node in features
+        for bucket in range(node.num_buckets)
+        for picture in node.read(bucket, columns=["picture"])["picture"].to_pylist()
+    }
+    return {
+        "encoder_calls": sum(node.info().get("encoder_calls", 0) for node in features),
+        "unique_pictures": len(pictures),
+    }
+
+
+# ---------------------------------------------------------------- terminal
+
+
+def print_summary(summary: dict[str, Any], console: Console) -> None:
+    """Baselines, then stages with their gain over the best baseline; then what was quarantined."""
+    best = best_baseline(summary["baselines"])
+    table = Table(title=f"{summary['name']}: held-out split", title_justify="left")
+    table.add_column("")
+    for column in ("mIoU", "oIoU", "P@0.5", "P@0.7", "gain", "epochs", "time"):
+        table.add_column(column, justify="right")
+    for name, metrics in summary["baselines"].items():
+        table.add_row(name, *_figures(metrics), "", "", "", end_section=name == best)
+    for stage in summary["stages"]:
+        gain = stage["mIoU"] - summary["baselines"][best]["mIoU"] if best else 0.0
+        colour = "green" if gain > 0 else "red"
+        table.add_row(
+            stage["name"],
+            *_figures(stage),
+            f"[{colour}]{gain:+.1f}[/]" if best else "",
+            str(stage["epochs"]),
+            f"{stage['seconds']:.0f} s",
+        )
+    console.print(table)
+    _print_quarantine(summary, console)
+
+
+def _figures(metrics: dict[str, Any]) -> list[str]:
+    return [f"{metrics[key]:.1f}" for key in ("mIoU", "oIoU", "P@0.5", "P@0.7")]
+
+
+def _print_quarantine(summary: dict[str, Any], console: Console) -> None:
+    total, shown = summary["quarantine_total"], summary["quarantine"][:5]
+    if not total:
+        return
+    console.print(f"[yellow]{total:,} quarantined[/] (left out of the run):", highlight=False)
+    for row in shown:
+        where = row["expression_id"] or row["picture"]
+        line = f"  {row['step']}  {where}: {row['reason']}"
+        console.print(line, highlight=False, markup=False)
+    if total > len(shown):
+        console.print(f"  ... and {total - len(shown):,} more, in summary.json", highlight=False)

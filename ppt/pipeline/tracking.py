@@ -1,0 +1,240 @@
+"""MLflow: a parent run for the curriculum, a nested run for each stage.
+
+Running the same configuration again goes on in the same runs and logs nothing twice; a run that
+was killed stays open until then. Default store: SQLite in the run's folder; any other by the
+environment variable MLFLOW_TRACKING_URI.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ppt.config import Curriculum, Stage
+from ppt.pipeline.monitor import EpochMetrics
+from ppt.pipeline.record import RunRecord, StageRecord
+from ppt.pipeline.report.gallery import stage_panels
+from ppt.pipeline.summary import digests
+from ppt.store import digest_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "ppt"
+STATE_FILE = "mlflow-run.json"
+
+
+class Run:
+    """One MLflow run that never gets the same parameter, or metric of the same step, twice."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client, self.run_id = client, run_id
+        data = client.get_run(run_id).data
+        self.tags: dict[str, str] = dict(data.tags)
+        self._params = set(data.params)
+        self._metrics = {
+            (name, point.step)
+            for name in data.metrics
+            for point in client.get_metric_history(run_id, name)
+        }
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        new = {name: value for name, value in params.items() if name not in self._params}
+        self.client.log_batch(self.run_id, params=[Param(k, str(v)) for k, v in new.items()])
+        self._params |= new.keys()
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int, prefix: str = "") -> None:
+        """Numbers under names that MLflow takes: `P@0.5` becomes `P_at_0.5`."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [
+            Metric(prefix + _name(name), float(value), now, step)
+            for name, value in metrics.items()
+            if isinstance(value, int | float)
+        ]
+        new = [point for point in points if (point.key, step) not in self._metrics]
+        self.client.log_batch(self.run_id, metrics=new)
+        self._metrics |= {(point.key, step) for point in new}
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self.tags |= tags
+
+    def end(self, error: BaseException | None) -> None:
+        self.client.set_terminated(self.run_id, "FAILED" if error else "FINISHED")
+
+
+class Tracker:
+    """The runs of one curriculum. Leaving the `with` block ends the parent FINISHED or FAILED."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self.folder = Path(record.folder).resolve()
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder}/mlflow.db"
+        self._open: dict[str, Run] = {}  # nested runs that wait for their results
+        self._num_stages = 0
+
+    def __enter__(self) -> Tracker:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.client = _quiet_client(self.uri)
+        self.run = Run(self.client, self._resumed() or self._created())
+        self.run.log_params(_flatten(self.record.curriculum.model_dump(mode="json")))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for name, metrics in self.record.baselines.items():
+            self.run.log_metrics(metrics, step=0, prefix=f"{name}/")
+        self.run.set_tags({f"digest.{name}": d for name, d in digests(self.record).items()})
+        for run in [*self._open.values(), self.run]:
+            run.end(error)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[EpochMetrics], None]]:
+        """The nested run of a training run; yields what logs an epoch's losses.
+
+        It may be called for epochs of an earlier invocation too. The run ends with `finish_stage`.
+        """
+        run = self._open[name] = Run(self.client, self._nested(name))
+        run.log_params(_flatten(_stage_of(self.record.curriculum, name).model_dump(mode="json")))
+
+        def log_epoch(losses: EpochMetrics) -> None:
+            means = {loss: value for loss, value in losses.items() if loss != "epoch"}
+            run.log_metrics(means, step=int(losses["epoch"]))
+
+        yield log_epoch
+
+    def finish_stage(self, stage: StageRecord) -> None:
+        """Metrics on the evaluation split, the checkpoint's files, prediction panels, digests.
+
+        The parent gets the metrics too: under the stage's name, and as a point of one curve.
+        """
+        run = self._open.pop(stage.name)
+        run.log_metrics(stage.metrics, step=stage.num_epochs)
+        self._num_stages += 1
+        self.run.log_metrics(stage.metrics, step=self._num_stages)
+        self.run.log_metrics(stage.metrics, step=0, prefix=f"{_name(stage.name)}/")
+        if run.tags.get("ppt.results") != stage.results.digest:
+            self._log_files(run, stage)
+        run.end(None)
+
+    def _log_files(self, run: Run, stage: StageRecord) -> None:
+        self.client.log_artifacts(run.run_id, stage.checkpoint.local_folder(), "checkpoint")
+        for name, panel in stage_panels(self.record, stage).items():
+            self.client.log_image(run.run_id, panel, artifact_file=f"panels/{name}.png")
+        tags = {"ppt.checkpoint": stage.checkpoint.digest, "ppt.results": stage.results.digest}
+        if stage.selected:
+            tags["ppt.selected"] = stage.selected.digest
+        run.set_tags(tags)  # last: until then the files may be incomplete
+
+    def log_files(self, paths: Iterable[Path]) -> None:
+        """The summary and the page, as artifacts of the parent."""
+        for path in paths:
+            self.client.log_artifact(self.run.run_id, str(path))
+
+    # ------------------------------------------------------------ which run
+
+    @property
+    def _state(self) -> dict[str, str]:
+        """What must agree for a run to be gone on with. `resources` changes no result but the
+        order of sums, with the number of workers."""
+        config = self.record.curriculum.model_dump(mode="json", exclude={"store", "resources"})
+        digest = digest_of([config, self.record.curriculum.resources.num_workers])
+        return {"config_digest": digest, "tracking_uri": self.uri}
+
+    def _resumed(self) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        path = self.folder / STATE_FILE
+        if not path.exists():
+            return None
+        state = json.loads(path.read_text())
+        run_id = state.pop("run_id")
+        if state != self._state:
+            return None
+        try:
+            if self.client.get_run(run_id).info.lifecycle_stage == "deleted":
+                return None
+        except MlflowException:  # somebody removed the database
+            return None
+        self.client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def _created(self) -> str:
+        run = self.client.create_run(
+            self._experiment(),
+            run_name=self.record.curriculum.name,
+            tags={"ppt.kind": "curriculum"},
+        )
+        state = {"run_id": run.info.run_id, **self._state}
+        temporary = self.folder / f".{STATE_FILE}"
+        temporary.write_text(json.dumps(state, indent=2))
+        os.replace(temporary, self.folder / STATE_FILE)
+        return run.info.run_id
+
+    def _nested(self, name: str) -> str:
+        parent = self.run.run_id
+        found = self.client.search_runs(
+            [self._experiment()],
+            f"tags.`mlflow.parentRunId` = '{parent}' and tags.`ppt.stage` = '{name}'",
+        )
+        if found:
+            self.client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0].info.run_id
+        tags = {"mlflow.parentRunId": parent, "ppt.kind": "stage", "ppt.stage": name}
+        return self.client.create_run(self._experiment(), run_name=name, tags=tags).info.run_id
+
+    def _experiment(self) -> str:
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment:
+            return experiment.experiment_id
+        ours = self.uri.startswith("sqlite:")
+        location = (self.folder / "mlartifacts").as_uri() if ours else None
+        return self.client.create_experiment(EXPERIMENT, artifact_location=location)
+
+
+def _stage_of(curriculum: Curriculum, name: str) -> Stage:
+    """The stage of a training run: a round is called <stage>.<round>."""
+    return curriculum.stages.get(name) or curriculum.stages[name.rpartition(".")[0]]
+
+
+def _quiet_client(uri: str) -> MlflowClient:
+    """A client that neither talks on the terminal nor calls home."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient  # takes seconds, and reads the line above
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(uri)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + _name(key)] = value
+    return flat
+
+
+def _name(text: str) -> str:
+    """MLflow's names may hold letters, digits and _ - . : / only."""
+    return re.sub(r"[^\w.:/-]", "_", text.replace("@", "_at_"))

@@ -1,0 +1,141 @@
+"""What the pretrained backbones are worth, on pictures no training has seen."""
+
+import numpy as np
+import torch
+from open_clip.model import CLIP
+from segment_anything.modeling import Sam
+from torch import Tensor
+from torch.nn import functional as F
+
+from ppt.toybox.backbones import CLIP_MEAN, CLIP_STD, SURGERY_DEPTH, TEMPLATES
+from ppt.toybox.pool import part_id_map
+from ppt.toybox.prompts import KINDS, choose_target, sample_prompt
+from ppt.toybox.shapes import CLASS_NAMES, COLOUR_NAMES
+from ppt.toybox.surgery import patch_tokens, phrase_directions
+from ppt.toybox.world import IMAGE_SIZE, Picture, object_centric, scene
+
+EVALUATION_SEED = 987_654
+
+
+def normalise_pixels(images: np.ndarray) -> Tensor:
+    """uint8 [B, S, S, 3] -> float [B, 3, S, S] as CLIP wants them."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
+    return (pixels - mean) / std
+
+
+def decode_masks(
+    sam: Sam, embeddings: Tensor, points: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """SAM's prompt encoder and mask decoder for N prompts, each with its own picture.
+
+    embeddings [N, C, G, G]; points [N, P, 2] (x, y) in pixels; labels [N, P] 1, 0 or -1 (padding).
+    Returns logits [N, 4, S, S] (mask 0 for several points, 1-3 for ambiguous ones) and predicted
+    IoU [N, 4]. The stock decoder takes one picture at a time; these are its own steps.
+    """
+    prompt_encoder, decoder = sam.prompt_encoder, sam.mask_decoder
+    sparse, dense = prompt_encoder(points=(points, labels), boxes=None, masks=None)
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)
+    position = prompt_encoder.get_dense_pe().expand(len(sparse), -1, -1, -1)
+    tokens, pixels = decoder.transformer(embeddings + dense, position, tokens)
+    pixels = pixels.transpose(1, 2).reshape(embeddings.shape)
+    pixels = decoder.output_upscaling(pixels)
+    kernels = [head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)]
+    low_resolution = torch.einsum("nkc,nchw->nkhw", torch.stack(kernels, 1), pixels)
+    logits = F.interpolate(
+        low_resolution, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False
+    )
+    return logits, decoder.iou_prediction_head(tokens[:, 0])
+
+
+def mask_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of bool masks [..., S, S]; 0 where both are empty."""
+    shared, either = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
+    return shared / either.clamp(min=1)
+
+
+@torch.no_grad()
+def measure_clip(clip: CLIP, count: int = 200) -> dict[str, float]:
+    """Shares in [0, 1], on `count` pictures each.
+
+    class, colour: zero-shot accuracy on object-centric pictures.
+    pointing_*: the map's highest place lies on the object, in scenes, for phrases that fit one
+    object only. map_iou_*: IoU of the map at half its range with the object.
+    """
+    single = [object_centric(EVALUATION_SEED, i) for i in range(count)]
+    images = normalise_pixels(np.stack([p.image for p in single]))
+    names = [(p.objects[0].class_name, p.objects[0].colour) for p in single]
+    embeddings = clip.encode_image(images, normalize=True)
+    by_class = embeddings @ phrase_directions(clip, list(CLASS_NAMES), TEMPLATES).T
+    right_class = [CLASS_NAMES[i] == c for i, (c, _) in zip(by_class.argmax(1), names, strict=True)]
+    right_colour = []
+    for embedding, (class_name, colour) in zip(embeddings, names, strict=True):
+        phrases = [f"{c} {class_name}" for c in COLOUR_NAMES]
+        best = (phrase_directions(clip, phrases, TEMPLATES) @ embedding).argmax()
+        right_colour.append(COLOUR_NAMES[best] == colour)
+    quality = {
+        "class": float(np.mean(right_class)),
+        "colour": float(np.mean(right_colour)),
+    }
+
+    scenes = [scene(EVALUATION_SEED, i) for i in range(count)]
+    for kind in ("class", "colour"):
+        chosen = [(p, e) for p in scenes for e in p.expressions if e.kind == kind]
+        maps = similarity_maps(
+            clip,
+            [p for p, _ in chosen],
+            [e.text.removeprefix("the ") for _, e in chosen],
+        )
+        masks = np.stack([p.objects[e.target].mask for p, e in chosen])
+        hits = [mask.flat[m.argmax()] for m, mask in zip(maps.numpy(), masks, strict=True)]
+        quality[f"pointing_{kind}"] = float(np.mean(hits))
+        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+        ious = mask_iou(maps > (low + high) / 2, torch.from_numpy(masks))
+        quality[f"map_iou_{kind}"] = float(ious.mean())
+    return {name: round(value, 3) for name, value in quality.items()}
+
+
+@torch.no_grad()
+def similarity_maps(clip: CLIP, pictures: list[Picture], phrases: list[str]) -> Tensor:
+    """CLIP Surgery's map of one phrase per picture, [B, S, S]."""
+    images = normalise_pixels(np.stack([p.image for p in pictures]))
+    tokens = patch_tokens(clip.visual, images, SURGERY_DEPTH)[2]
+    scores = torch.einsum("bld,bd->bl", tokens, phrase_directions(clip, phrases, TEMPLATES))
+    side = int(scores.shape[1] ** 0.5)
+    return F.interpolate(scores.view(-1, 1, side, side), (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear")[
+        :, 0
+    ]
+
+
+@torch.no_grad()
+def measure_sam(sam: Sam, count: int = 150) -> dict[str, float]:
+    """mIoU in scenes by kind of prompt, for whole objects and for parts, one prompt a picture.
+
+    `<kind>_<whole|part>` is mask 0; with `_best` the best of the other three; with `_chosen` that
+    of the three with the highest predicted IoU.
+    """
+    pictures = [scene(EVALUATION_SEED, i) for i in range(count)]
+    pixels = torch.from_numpy(np.stack([p.image for p in pictures])).permute(0, 3, 1, 2).float()
+    embeddings = sam.image_encoder(sam.preprocess(pixels))
+    quality = {}
+    for whole in (True, False):
+        for kind in KINDS:
+            rng = np.random.default_rng(EVALUATION_SEED)
+            points, labels, targets = [], [], []
+            for picture in pictures:
+                ids = part_id_map(picture)
+                target = choose_target(ids, rng, whole)
+                xy, label = sample_prompt(target, ids, kind, 8, False, rng)
+                points.append(xy), labels.append(label), targets.append(target)
+            points, labels, targets = (
+                torch.from_numpy(np.stack(each)) for each in (points, labels, targets)
+            )
+            logits, predicted = decode_masks(sam, embeddings, points, labels)
+            ious = mask_iou(logits > 0, targets[:, None])
+            chosen = ious[:, 1:].gather(1, predicted[:, 1:].argmax(1, keepdim=True))
+            name = f"{kind}_{'whole' if whole else 'part'}"
+            quality[name] = ious[:, 0].mean().item()
+            quality[f"{name}_best"] = ious[:, 1:].max(1).values.mean().item()
+            quality[f"{name}_chosen"] = chosen.mean().item()
+    return {name: round(value, 3) for name, value in quality.items()}

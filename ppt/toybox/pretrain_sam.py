@@ -1,0 +1,117 @@
+"""Pretrains the tiny SAM on point prompts for objects and their parts, knowing no classes."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ppt.toybox.backbones import build_sam
+from ppt.toybox.measure import decode_masks, mask_iou, measure_sam
+from ppt.toybox.pool import Pool, build_pool
+from ppt.toybox.prompts import (
+    KIND_SHARES,
+    KINDS,
+    MAX_POINTS,
+    NOISY_SHARE,
+    choose_target,
+    sample_prompt,
+)
+from ppt.toybox.schedule import build_optimizer, build_schedule, save_weights
+
+BATCH_SIZE = 8
+PROMPTS_PER_PICTURE = 8
+LEARNING_RATE = 1e-3
+POOL_SIZE = 9_000
+
+
+def pretrain_sam(seed: int, steps: int, path: Path, command: str) -> None:
+    """Trains for `steps` steps and saves the weights, with what they are worth, to `path`."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    start = time.perf_counter()
+    pool = build_pool(seed, POOL_SIZE)
+    print(
+        f"sam: drew {len(pool)} pictures in {time.perf_counter() - start:.0f} s",
+        flush=True,
+    )
+    sam = build_sam()
+    optimizer = build_optimizer(sam, LEARNING_RATE)
+    schedule = build_schedule(optimizer, steps)
+    for step in range(1, steps + 1):
+        loss = _loss(sam, pool, rng)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            seconds = time.perf_counter() - start
+            print(
+                f"sam: step {step}/{steps} loss {loss.item():.3f} {seconds:.0f} s",
+                flush=True,
+            )
+        if step % 500 == 0 or step == steps:
+            sam.eval()
+            quality = measure_sam(sam)
+            sam.train()
+            seconds = round(time.perf_counter() - start)
+            print(f"sam: step {step} {quality}", flush=True)
+            save_weights(
+                sam,
+                path,
+                {
+                    "command": command,
+                    "seed": seed,
+                    "steps": step,
+                    "seconds": seconds,
+                    **quality,
+                },
+            )
+
+
+def _loss(sam: Sam, pool: Pool, rng: np.random.Generator) -> Tensor:
+    """SAM's losses: the best of three masks, the single mask, and the predicted IoU."""
+    rows = rng.integers(len(pool), size=BATCH_SIZE)
+    images, part_ids = pool.images[rows], pool.part_ids[rows]
+    if rng.random() < 0.5:
+        images, part_ids = images[:, :, ::-1], part_ids[:, :, ::-1]
+    points, labels, targets = _draw_prompts(part_ids, rng)
+    pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float()
+    embeddings = sam.image_encoder(sam.preprocess(pixels))
+    embeddings = embeddings.repeat_interleave(PROMPTS_PER_PICTURE, 0)
+    logits, predicted_iou = decode_masks(sam, embeddings, points, labels)
+
+    wanted = targets[:, None].expand_as(logits).float()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    probabilities = logits.sigmoid()
+    shared = (probabilities * wanted).sum((2, 3))
+    dice = 1 - (2 * shared + 1) / (probabilities.sum((2, 3)) + wanted.sum((2, 3)) + 1)
+    losses = 5 * cross_entropy.mean((2, 3)) + dice
+    # Several points say what is meant, one does not: SAM answers the former with its single mask
+    # (token 0), the latter with the best of three. A little on all three keeps each of them alive.
+    several = ((labels >= 0).sum(1) > 1).float()
+    single = (losses[:, 0] * (0.15 + 0.85 * several)).mean()
+    best_of_three = losses[:, 1:].min(1).values.mean() + 0.03 * losses[:, 1:].mean()
+    with torch.no_grad():
+        real_iou = mask_iou(logits > 0, targets[:, None])
+    return single + best_of_three + 0.5 * F.mse_loss(predicted_iou, real_iou)
+
+
+def _draw_prompts(part_ids: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Points [N, P, 2] in pixels, labels [N, P], targets bool [N, S, S]; N = B * prompts each."""
+    num_points = int(rng.integers(1, MAX_POINTS + 1))  # one number per batch: little padding
+    points, labels, targets = [], [], []
+    for ids in part_ids:
+        for _ in range(PROMPTS_PER_PICTURE):
+            target = choose_target(ids, rng)
+            kind = str(rng.choice(KINDS, p=KIND_SHARES))
+            noisy = bool(rng.random() < NOISY_SHARE)
+            xy, label = sample_prompt(target, ids, kind, num_points, noisy, rng)
+            points.append(xy)
+            labels.append(label)
+            targets.append(target)
+    return tuple(torch.from_numpy(np.stack(each)) for each in (points, labels, targets))

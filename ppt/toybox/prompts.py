@@ -1,0 +1,97 @@
+"""Point prompts to train and to measure the tiny SAM with: what people, CLIP Surgery and our own
+point generator will ask of it, mistakes included. Points are (x, y) in pixels."""
+
+import numpy as np
+
+# Shares of the kinds in training (our choice; the far ones matter most, see measure.py).
+KINDS = ("one", "positives", "box", "far")
+KIND_SHARES = (0.15, 0.20, 0.30, 0.35)
+MAX_POINTS = 10
+WHOLE_SHARE = 0.75
+NOISY_SHARE = 0.2
+MIN_TARGET_PX = 20
+
+
+def choose_target(
+    part_ids: np.ndarray, rng: np.random.Generator, whole: bool | None = None
+) -> np.ndarray:
+    """Mask bool [S, S] of one object (whole), of one part (not whole), or of either (None)."""
+    if whole is None:
+        whole = bool(rng.random() < WHOLE_SHARE)
+    # Ids are 1 + 16 * object + part, 0 is ground: (ids + 15) // 16 is 1 + object.
+    labels = (part_ids.astype(np.int16) + 15) // 16 if whole else part_ids
+    values, sizes = np.unique(labels[labels > 0], return_counts=True)
+    large = values[sizes >= MIN_TARGET_PX]
+    return labels == (rng.choice(large) if len(large) else values[sizes.argmax()])
+
+
+def sample_prompt(
+    target: np.ndarray,
+    part_ids: np.ndarray,
+    kind: str,
+    num_points: int,
+    noisy: bool,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points for the mask `target`: float [num_points, 2] (x, y), labels int [num_points].
+
+    Labels as SAM's: 1 foreground, 0 background, -1 padding (not a point).
+
+    one        one positive point (SAM cannot know whether the part or the whole is meant)
+    positives  positive points only
+    box        evenly in the target's slightly widened box, labelled by the mask: what the paper's
+               point generator learns to emit (section 3.2), negatives closely outside
+    far        a few positives; negatives on neighbours, on the rest of the picture, near or far
+    """
+    inside, outside = np.argwhere(target), np.argwhere(~target)
+    if kind == "one":
+        spots = _pick(inside, 1, rng)
+    elif kind == "positives":
+        spots = _pick(inside, int(rng.integers(1, num_points + 1)), rng)
+    elif kind == "box":
+        count = int(rng.integers(min(3, num_points), num_points + 1))
+        spots = _in_box(inside, count, target.shape[0], rng)
+        spots[0] = _pick(inside, 1, rng)[0]
+    else:
+        num_positives = int(rng.integers(1, max(1, num_points - 1) + 1))
+        num_negatives = int(rng.integers(0, num_points - num_positives + 1))
+        neighbours = np.argwhere((part_ids > 0) & ~target)
+        negatives = [
+            _pick(
+                neighbours if len(neighbours) and rng.random() < 0.5 else outside,
+                1,
+                rng,
+            )
+            for _ in range(num_negatives)
+        ]
+        spots = np.concatenate([_pick(inside, num_positives, rng), *negatives])
+    labels = target[spots[:, 0], spots[:, 1]].astype(np.int64)
+    points = spots[:, ::-1] + rng.uniform(-0.5, 0.5, spots.shape)
+    if noisy:
+        points, labels = _spoil(points, labels, target.shape[0], rng)
+    padding = num_points - len(points)
+    points = np.pad(points, ((0, padding), (0, 0))).astype(np.float32)
+    return points, np.pad(labels, (0, padding), constant_values=-1)
+
+
+def _pick(spots: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    return spots[rng.integers(len(spots), size=count)]
+
+
+def _in_box(inside: np.ndarray, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    low, high = inside.min(0), inside.max(0)
+    margin = 0.1 * (high - low) + 1
+    spots = rng.uniform(low - margin, high + margin, (count, 2))
+    return spots.round().astype(int).clip(0, size - 1)
+
+
+def _spoil(
+    points: np.ndarray, labels: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shifts the points by a pixel or two and, where enough remain right, flips a label."""
+    shifted = (points + rng.normal(0, 1.5, points.shape)).clip(0, size - 1)
+    wrong = labels.copy()
+    if len(labels) >= 4:
+        flip = rng.integers(len(labels))
+        wrong[flip] = 1 - wrong[flip]
+    return shifted, wrong if wrong.any() else labels

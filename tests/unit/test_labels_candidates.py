@@ -1,0 +1,135 @@
+"""Candidates by segment_anything's own classes at toy size, and which of them is chosen."""
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamPredictor
+
+from ppt.config import PointRecipe
+from ppt.labels.candidates import Candidate, PhrasePrompt, candidate_masks, merge_candidates
+from ppt.labels.points import points_from_map
+from ppt.labels.select import choose_referent
+from ppt.models.sam_decoder import SamDecoder
+from ppt.toybox import world
+from ppt.toybox.backbones import build_sam
+
+SIZES = [(96, 96), (60, 90), (128, 64)]
+RECIPES = [PointRecipe(), PointRecipe(method="near"), PointRecipe(method="near", num_negative=0)]
+
+
+@pytest.fixture(scope="module")
+def decoder() -> SamDecoder:
+    torch.manual_seed(0)
+    return SamDecoder(build_sam())
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    scenes = [world.scene(1, i).image for i in range(3)]
+    return [
+        np.ascontiguousarray(np.tile(s, (2, 1, 1))[:h, :w])
+        for s, (h, w) in zip(scenes, SIZES, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def embeddings(decoder, images):
+    with torch.no_grad():
+        return decoder.encode_images(torch.stack([decoder.preprocess(i) for i in images]))
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    rng = torch.Generator().manual_seed(0)
+    maps = torch.rand(7, 12, 12, generator=rng) ** 3
+    maps = maps / maps.amax((1, 2), keepdim=True)
+    return [PhrasePrompt(i % 3, f"phrase {i}", m) for i, m in enumerate(maps)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_prompt_is_as_sam_gives_it_alone(decoder, images, embeddings, prompts, recipe):
+    found = candidate_masks(decoder, embeddings, torch.tensor(SIZES), prompts, recipe)
+    assert len(found) == len(prompts) and any(found)
+    predictor = SamPredictor(decoder.sam)
+    for prompt, candidate in zip(prompts, found, strict=True):
+        predictor.set_image(images[prompt.picture])
+        points, labels = points_from_map(prompt.similarity, recipe)
+        height, width = SIZES[prompt.picture]
+        masks, scores, _ = predictor.predict(points * (width, height), labels)
+        best = masks[scores.argmax()]
+        if candidate is None:
+            assert not best.any()
+            continue
+        assert candidate.phrase == prompt.phrase and candidate.mask.shape == (height, width)
+        assert (candidate.mask != best).mean() < 0.001
+        assert candidate.predicted_iou == pytest.approx(scores.max(), abs=1e-4)
+        np.testing.assert_array_equal(candidate.points, points)
+        assert candidate.point_labels.tolist() == labels.tolist()
+        assert 0 <= candidate.similarity <= 1
+
+
+def test_a_flat_map_gives_no_candidate(decoder, embeddings, prompts):
+    flat = prompts[0]._replace(similarity=torch.zeros(12, 12))
+    found = candidate_masks(
+        decoder, embeddings, torch.tensor(SIZES), [flat, *prompts[1:]], RECIPES[1]
+    )
+    assert found[0] is None and len(found) == len(prompts)
+
+
+def test_no_prompt_no_candidate(decoder, embeddings):
+    assert candidate_masks(decoder, embeddings, torch.tensor(SIZES), [], RECIPES[0]) == []
+
+
+# ---------------------------------------------------------------- merging
+
+
+def candidate(phrase, rows, predicted_iou=0.5) -> Candidate:
+    mask = np.zeros((20, 20), bool)
+    mask[rows] = True
+    return Candidate(
+        phrase, mask, np.zeros((1, 2), np.float32), np.ones(1, np.int8), predicted_iou, 1.0
+    )
+
+
+def test_candidates_that_nearly_coincide_are_one():
+    a, b = candidate("a", slice(0, 10)), candidate("b", slice(0, 11), 0.9)
+    c, d = candidate("c", slice(10, 20)), candidate("d", slice(0, 9), 0.1)
+    assert [k.phrase for k in merge_candidates([a, b, c, d], 0.8)] == ["b", "c"]
+    assert [k.phrase for k in merge_candidates([a, b, c, d], 0.95)] == ["a", "b", "c", "d"]
+    assert [k.phrase for k in merge_candidates([a, a], 1.0)] == ["a", "a"]
+    assert merge_candidates([], 0.8) == []
+
+
+# ---------------------------------------------------------------- Select
+
+
+def stack(*rows):
+    return np.stack([candidate("", r).mask for r in rows])
+
+
+def test_the_score_is_trust_times_overlap():
+    candidates = stack(slice(0, 10), slice(10, 20))
+    queries = stack(slice(0, 5), slice(10, 20), slice(0, 10))
+    logits = np.log([0.9 / 0.1, 0.4 / 0.6, 0.2 / 0.8])
+    index, confidence = choose_referent(candidates, queries, logits)
+    assert index == 0 and confidence == pytest.approx(0.9 * 0.5)  # against 0.4 * 1 and 0.2 * 1
+    logits[1] = 0
+    index, confidence = choose_referent(candidates, torch.from_numpy(queries), torch.tensor(logits))
+    assert index == 1 and confidence == pytest.approx(0.5)
+
+
+def test_below_the_confidence_nothing_is_chosen():
+    candidates, queries = stack(slice(0, 10)), stack(slice(0, 5))
+    assert choose_referent(candidates, queries, np.zeros(1), 0.2) == (0, pytest.approx(0.25))
+    assert choose_referent(candidates, queries, np.zeros(1), 0.3) == (None, pytest.approx(0.25))
+
+
+def test_without_overlap_nothing_is_chosen():
+    assert choose_referent(stack(slice(0, 5)), stack(slice(9, 12)), np.ones(1)) == (None, 0.0)
+    nothing = np.zeros((0, 20, 20), bool)
+    assert choose_referent(nothing, stack(slice(0, 5)), np.ones(1)) == (None, 0.0)
+
+
+def test_logits_of_any_size_are_safe():
+    index, confidence = choose_referent(stack(slice(0, 5)), stack(slice(0, 5)), np.array([1e6]))
+    assert index == 0 and confidence == 1.0

@@ -1,0 +1,83 @@
+"""mIoU, oIoU and P@X by hand, and that no order of the sums matters."""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppt.metrics import RunningMetrics, overlap
+
+sentences = st.lists(
+    st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)).map(lambda p: (min(p), max(p))),
+    min_size=1,
+    max_size=30,
+)
+
+
+def summed(pairs):
+    metrics = RunningMetrics()
+    for pair in pairs:
+        metrics.update(*pair)
+    return metrics
+
+
+def test_by_hand():
+    metrics = summed([(30, 40), (1, 10), (0, 7), (50, 50)])
+    values = metrics.as_dict()
+    assert values["mIoU"] == pytest.approx(100 * (0.75 + 0.1 + 0 + 1) / 4)
+    assert values["oIoU"] == pytest.approx(100 * 81 / 107)
+    assert values["P@0.3"] == values["P@0.5"] == values["P@0.7"] == 50
+    assert values["P@0.8"] == values["P@0.9"] == 25
+
+
+def test_an_empty_prediction_and_an_empty_union_stay_in_the_mean():
+    values = summed([(0, 20), (0, 0), (10, 10)]).as_dict()
+    assert values["mIoU"] == pytest.approx(100 / 3)
+    assert values["P@0.3"] == pytest.approx(100 / 3)
+
+
+def test_a_threshold_is_reached_by_equality():
+    assert summed([(3, 10)]).as_dict()["P@0.3"] == 100
+    assert summed([(7, 10)]).as_dict()["P@0.7"] == 100
+    assert summed([(6, 10)]).as_dict()["P@0.7"] == 0
+
+
+def test_three_workers_in_any_order_give_the_same_bits():
+    parts = [[(1, 3), (2, 7)], [(5, 9)], [(0, 4), (7, 11), (13, 13)]]
+    whole = summed([pair for part in parts for pair in part])
+    for order in permutations(parts):
+        merged = RunningMetrics()
+        for part in order:
+            merged.merge(summed(part))
+        assert merged == whole
+
+
+@given(sentences)
+@settings(max_examples=50, deadline=None)
+def test_means_are_exact_and_bounded(pairs):
+    values = summed(pairs).as_dict()
+    mean = math.fsum(i / u if u else 0 for i, u in pairs) / len(pairs)
+    assert values["mIoU"] == pytest.approx(100 * mean, abs=1e-9)
+    assert all(0 <= value <= 100 for value in values.values())
+    assert values["P@0.3"] >= values["P@0.5"] >= values["P@0.7"] >= values["P@0.9"]
+
+
+def test_nothing_measured_is_not_zero():
+    assert all(math.isnan(value) for value in RunningMetrics().as_dict().values())
+
+
+def test_impossible_counts_are_refused():
+    with pytest.raises(ValueError, match="5 and union 4"):
+        RunningMetrics().update(5, 4)
+
+
+def test_overlap_counts_pixels():
+    a = np.zeros((4, 4), bool)
+    b = a.copy()
+    a[:2], b[1:3] = True, True
+    assert overlap(a, b) == (4, 12)
+    with pytest.raises(ValueError, match="different sizes"):
+        overlap(a, b[:3])

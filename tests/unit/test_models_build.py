@@ -1,0 +1,61 @@
+"""Building models by name: what is refused, and what the full-size nets look like."""
+
+import pytest
+import torch
+
+from ppt.config import ClipConfig, PointGeneratorConfig, SamConfig
+from ppt.models.build import (
+    CLIP_SURGERY_TEMPLATES,
+    build_clip_encoder,
+    build_point_generator,
+    build_sam_decoder,
+)
+
+
+def test_weights_must_be_given_for_real_nets():
+    with pytest.raises(ValueError, match="model.clip.weights must be the path .* 'ViT-B-16'"):
+        build_clip_encoder(ClipConfig(name="ViT-B-16"))
+    with pytest.raises(ValueError, match="model.sam.weights must be the path .* 'vit_b'"):
+        build_sam_decoder(SamConfig(name="vit_b"))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="open_clip knows no 'ViT-Z'"):
+        build_clip_encoder(ClipConfig(name="ViT-Z", weights="random"))
+    with pytest.raises(ValueError, match="one of toybox, default, vit_h, vit_l, vit_b, got 'sam2'"):
+        build_sam_decoder(SamConfig(name="sam2", weights="random"))
+
+
+def test_the_toybox_has_its_own_weights():
+    with pytest.raises(ValueError, match="the toybox has its own, got 'x.pt'"):
+        build_clip_encoder(ClipConfig(weights="x.pt"))
+
+
+def test_a_real_clip_is_tapped_as_the_paper_needs():
+    state = torch.random.get_rng_state()
+    encoder = build_clip_encoder(ClipConfig(name="ViT-B-16", weights="random"))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert (encoder.taps, encoder.surgery_depth) == ((4, 8, 12), 6)
+    assert (encoder.visual_dim, encoder.text_dim, encoder.embed_dim) == (768, 512, 512)
+    assert (encoder.grid, encoder.context_length) == (14, 77)
+    assert encoder.templates == CLIP_SURGERY_TEMPLATES and len(CLIP_SURGERY_TEMPLATES) == 85
+    generator = build_point_generator(PointGeneratorConfig(), 768, 512, 3)
+    features = encoder.encode_images(torch.randn(1, 3, 224, 224))
+    words, mask = encoder.encode_words(["left man"])
+    outputs = generator(features.visual_features, words, mask, torch.tensor([0]))
+    assert outputs["pred_points"].shape == (1, 10, 8, 2)
+
+
+def test_settings_override_a_nets_own():
+    config = ClipConfig(taps=(1, 4), surgery_depth=2, templates=["the {}"], image_size=64)
+    encoder = build_clip_encoder(config)
+    assert (encoder.taps, encoder.surgery_depth, encoder.grid) == ((1, 4), 2, 8)
+    assert encoder.templates == ("the {}",)
+
+
+def test_the_toybox_nets_fit_together():
+    encoder, decoder = build_clip_encoder(ClipConfig()), build_sam_decoder(SamConfig())
+    assert encoder.image_size == decoder.image_size == 96
+    assert decoder.low_res_size == 48
+    tokens = encoder.encode_images(torch.zeros(1, 3, 96, 96)).surgery_tokens
+    assert tokens.shape == (1, 1 + 144, encoder.embed_dim)

@@ -1,0 +1,173 @@
+"""SetCriterion against numbers worked by hand, and what it does to scores."""
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ppt.config import LossWeights, MatchCost
+from ppt.data.batch import Batch, Target
+from ppt.models.criterion import SetCriterion
+
+LOW_RES = 4
+
+
+class DrawnMasks(torch.nn.Module):
+    """Stands where PointPrompting stands; its masks are given, not decoded."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits  # [B, K, H4, W4]
+        self.decoded = []
+        self.decoder = self
+
+    def decode(self, outputs, batch, expression_index, query_index):
+        self.decoded.append(list(zip(expression_index.tolist(), query_index.tolist(), strict=True)))
+        return self.logits[expression_index, query_index]
+
+    def valid_mask(self, sizes):
+        """The upper half of each square is picture."""
+        valid = torch.zeros(len(sizes), LOW_RES, LOW_RES, dtype=torch.bool)
+        valid[:, : LOW_RES // 2] = True
+        return valid
+
+
+def make_batch(targets):
+    count = len(targets)
+    return Batch(
+        pictures=["a"],
+        sizes=torch.tensor([[2, 4]]),
+        visual_features=[],
+        image_embeddings=torch.zeros(1, 1, 1, 1),
+        picture_index=torch.zeros(count, dtype=torch.long),
+        expression_ids=[str(i) for i in range(count)],
+        texts=[""] * count,
+        word_features=torch.zeros(count, 1, 1),
+        word_mask=torch.ones(count, 1, dtype=torch.bool),
+        targets=targets,
+    )
+
+
+def one_target(mask_rows=1):
+    mask = torch.zeros(1, LOW_RES, LOW_RES)
+    mask[:, :mask_rows] = 1
+    return Target(
+        masks=mask,
+        points=torch.tensor([[[0.2, 0.3], [0.8, 0.5]]]),
+        point_labels=torch.tensor([[1.0, 0.0]]),
+        is_referent=torch.tensor([1.0]),
+    )
+
+
+@pytest.fixture
+def outputs():
+    """Two expressions, two queries, two points; query 1 is the near one, its points swapped."""
+    return {
+        "pred_points": torch.tensor([[[[0.9, 0.9], [0.9, 0.1]], [[0.7, 0.5], [0.2, 0.4]]]] * 2),
+        "pred_point_logits": torch.tensor([[[0.0, 0.0], [-1.0, 2.0]]] * 2),
+        "pred_referent_logits": torch.tensor([[-3.0, 1.0]] * 2),
+    }
+
+
+def test_losses_worked_by_hand(outputs):
+    logits = torch.zeros(2, 2, LOW_RES, LOW_RES)
+    logits[:, :, LOW_RES // 2 :] = 50.0  # below the picture: must not count
+    model = DrawnMasks(logits)
+    none = Target(*(torch.zeros(0, *s) for s in [(4, 4), (2, 2), (2,), ()]))
+    batch = make_batch([one_target(), none])
+    losses = SetCriterion(MatchCost(), LossWeights(unmatched=0.1))(model, outputs, batch)
+
+    assert model.decoded == [[(0, 1)]]  # only the matched query
+    softplus = lambda x: math.log1p(math.exp(x))  # noqa: E731
+    assert losses["loss_points"].item() == pytest.approx((0.1 + 0.1) / 2)
+    assert losses["loss_point_labels"].item() == pytest.approx((softplus(-2) + softplus(-1)) / 2)
+    # The matched query wants 1; the other one and those of the expression without labels want 0.
+    unmatched = softplus(-3) + softplus(-3) + softplus(1)
+    assert losses["loss_referent"].item() == pytest.approx(softplus(-1) + 0.1 * unmatched)
+    assert losses["loss_mask"].item() == pytest.approx(math.log(2))
+    # Eight pixels at one half, four of them wanted: 1 - (2 * 2 + 1) / (4 + 4 + 1).
+    assert losses["loss_dice"].item() == pytest.approx(1 - 5 / 9)
+
+
+def test_losses_are_means_over_targets(outputs):
+    logits = torch.zeros(2, 2, LOW_RES, LOW_RES)
+    criterion = SetCriterion(MatchCost(), LossWeights(unmatched=0.0))
+    two = criterion(DrawnMasks(logits), outputs, make_batch([one_target(), one_target()]))
+    half = {name: value[:1] for name, value in outputs.items()}
+    one = criterion(DrawnMasks(logits[:1]), half, make_batch([one_target()]))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value)
+
+
+def test_a_cap_on_mask_prompts_keeps_the_scale(outputs):
+    model = DrawnMasks(torch.zeros(2, 2, LOW_RES, LOW_RES))
+    batch = make_batch([one_target(), one_target()])
+    plain = SetCriterion(MatchCost(), LossWeights())(model, outputs, batch)
+    capped = SetCriterion(MatchCost(), LossWeights(), max_mask_prompts=1)(model, outputs, batch)
+    assert [len(decoded) for decoded in model.decoded] == [2, 1]
+    for name in ("loss_mask", "loss_dice"):
+        torch.testing.assert_close(capped[name], plain[name])
+
+
+def test_mask_cost_decides_the_match(outputs):
+    logits = torch.full((1, 2, LOW_RES, LOW_RES), -9.0)
+    logits[0, 0, 0] = 9.0  # query 0 has the mask, query 1 the points
+    outputs = {name: value[:1] for name, value in outputs.items()}
+    model = DrawnMasks(logits)
+    SetCriterion(MatchCost(mask=100), LossWeights())(model, outputs, make_batch([one_target()]))
+    assert model.decoded == [[(0, 0), (0, 1)], [(0, 0)]]
+
+
+def test_a_batch_without_pseudo_labels_still_has_a_gradient(outputs):
+    for value in outputs.values():
+        value.requires_grad_()
+    none = Target(*(torch.zeros(0, *s) for s in [(4, 4), (2, 2), (2,), ()]))
+    model = DrawnMasks(torch.zeros(2, 2, LOW_RES, LOW_RES))
+    losses = SetCriterion(MatchCost(), LossWeights())(model, outputs, make_batch([none, none]))
+    sum(losses.values()).backward()
+    assert all(value.grad is not None for value in outputs.values())
+    assert losses["loss_referent"] > 0
+
+
+def test_scores_do_not_collapse_while_no_referent_is_known():
+    """H_ref before the first Select: every score target is 0. Mixed with samples whose referent is
+    known, the scores must go on telling referent from context."""
+    torch.manual_seed(0)
+    referent = torch.nn.Parameter(torch.randn(2, 3))  # [known or not, K] score logits
+    points = torch.rand(1, 3, 2, 2)
+    optimizer = torch.optim.Adam([referent], lr=0.05)
+    criterion = SetCriterion(MatchCost(), LossWeights())
+    known = Target(
+        torch.ones(2, 4, 4), points[0, :2].clone(), torch.ones(2, 2), torch.tensor([1.0, 0.0])
+    )
+    unknown = Target(known.masks, known.points, known.point_labels, torch.zeros(2))
+    model = DrawnMasks(torch.zeros(2, 3, LOW_RES, LOW_RES))
+    shared = torch.nn.Parameter(torch.zeros(3))  # what both kinds of sample have in common
+    optimizer.add_param_group({"params": [shared]})
+    for _ in range(200):
+        outputs = {
+            "pred_points": points.expand(2, -1, -1, -1),
+            "pred_point_logits": torch.ones(2, 3, 2),
+            "pred_referent_logits": referent + shared,
+        }
+        loss = criterion(model, outputs, make_batch([known, unknown]))["loss_referent"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    scores = (referent + shared).sigmoid()
+    assert scores[0, 0] > 0.9 and scores[0, 1:].max() < 0.1
+    assert scores[1].max() < 0.5 and torch.isfinite(loss)
+
+
+def test_targets_are_counted_over_all_workers(outputs, monkeypatch):
+    """2 targets here and 4 at the other of two workers: each divides by 3."""
+    model = DrawnMasks(torch.zeros(2, 2, LOW_RES, LOW_RES))
+    batch = make_batch([one_target(), one_target()])
+    alone = SetCriterion(MatchCost(), LossWeights())(model, outputs, batch)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda total: total.add_(4))
+    together = SetCriterion(MatchCost(), LossWeights())(model, outputs, batch)
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value * 2 / 3)

@@ -1,0 +1,103 @@
+"""The point generator: its size, its shapes, and that padding and other pictures do not matter."""
+
+import pytest
+import torch
+
+from ppt.config import PointGeneratorConfig
+from ppt.models.build import build_point_generator
+from ppt.models.fusion import Attention, FewQueriesAttention
+from ppt.models.point_generator import PointGenerator
+
+SIZES = {
+    "num_queries": 5,
+    "num_points": 4,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "ffn_size": 48,
+    "fusion_size": 16,
+    "head_size": 24,
+}
+VISUAL, TEXT, STAGES = 24, 20, 3
+
+
+def make_generator(seed=0):
+    torch.manual_seed(seed)
+    return PointGenerator(VISUAL, TEXT, STAGES, **SIZES)
+
+
+def make_inputs(num_pictures=2, num_expressions=3, grid=6, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    visual = [torch.randn(num_pictures, grid**2, VISUAL, generator=rng) for _ in range(STAGES)]
+    words = torch.randn(num_expressions, 7, TEXT, generator=rng)
+    mask = torch.arange(7) < torch.tensor([3, 7, 5])[:num_expressions, None]
+    return visual, words, mask, torch.tensor([0, 1, 0])[:num_expressions]
+
+
+def test_has_the_papers_number_of_trainable_parameters():
+    generator = build_point_generator(PointGeneratorConfig(), 768, 512, 3)
+    count = sum(p.numel() for p in generator.parameters() if p.requires_grad)
+    assert round(count / 1e6, 1) == 20.7  # Table 2
+
+
+def test_shapes_and_ranges():
+    outputs = make_generator()(*make_inputs())
+    assert outputs["pred_points"].shape == (3, 5, 4, 2)
+    assert outputs["pred_point_logits"].shape == (3, 5, 4)
+    assert outputs["pred_referent_logits"].shape == (3, 5)
+    assert (outputs["pred_points"] > 0).all() and (outputs["pred_points"] < 1).all()
+
+
+def test_points_start_all_over_the_picture():
+    torch.manual_seed(0)
+    generator = PointGenerator(VISUAL, TEXT, STAGES, **{**SIZES, "num_points": 64})
+    points = generator(*make_inputs())["pred_points"]
+    assert points.std(dim=2).min() > 0.15  # uniform in the middle four fifths: 0.23
+
+
+def test_padding_and_neighbours_do_not_matter():
+    generator = make_generator()
+    visual, words, mask, index = make_inputs()
+    expected = generator(visual, words, mask, index)
+    noisy = torch.where(mask[..., None], words, torch.full_like(words, 9.0))
+    found = generator(visual, noisy, mask, index)
+    alone = generator([v[1:] for v in visual], words[1:2], mask[1:2], torch.tensor([0]))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+        torch.testing.assert_close(alone[name], value[1:2], atol=1e-5, rtol=1e-4)
+
+
+def test_serves_any_grid():
+    generator = make_generator()
+    for grid in (3, 14):
+        assert generator(*make_inputs(grid=grid))["pred_points"].shape == (3, 5, 4, 2)
+
+
+def test_every_parameter_learns():
+    generator = make_generator()
+    outputs = generator(*make_inputs())
+    sum(value.square().sum() for value in outputs.values()).backward()
+    for name, parameter in generator.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", [Attention, FewQueriesAttention])
+def test_attention_equals_torchs(kind):
+    torch.manual_seed(0)
+    ours = kind(16, 12, 4)
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    theirs = torch.nn.MultiheadAttention(16, 4, kdim=12, vdim=12, batch_first=True)
+    theirs.load_state_dict(
+        {
+            "q_proj_weight": ours.q.weight,
+            "k_proj_weight": ours.k.weight,
+            "v_proj_weight": ours.v.weight,
+            "in_proj_bias": torch.cat([ours.q.bias, torch.zeros(16), ours.v.bias]),
+            "out_proj.weight": ours.out.weight,
+            "out_proj.bias": ours.out.bias,
+        }
+    )
+    query, memory = torch.randn(2, 3, 16), torch.randn(2, 9, 12)
+    mask = torch.arange(9) < torch.tensor([4, 9])[:, None]
+    expected, _ = theirs(query, memory, memory, key_padding_mask=~mask, need_weights=False)
+    torch.testing.assert_close(ours(query, memory, mask), expected, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,85 @@
+"""Nodes: named by what they are made of, there whole or not at all."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppt.store import BucketOutput, Count, Store, bucket_of
+
+
+def _output(values: list[int], **info: int) -> BucketOutput:
+    table = pa.table({"value": pa.array(values, pa.int64())})
+    return BucketOutput({"data": table}, {"rows": Count(len(values), len(values))}, info)
+
+
+def test_a_digest_covers_spec_parents_and_kind(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    parent, other = store.node("samples", {"seed": 1}), store.node("samples", {"seed": 2})
+    nodes = [
+        store.node("labels", {"a": 1}, {"samples": parent}),
+        store.node("labels", {"a": 2}, {"samples": parent}),
+        store.node("labels", {"a": 1}, {"samples": other}),
+        store.node("features", {"a": 1}, {"samples": parent}),
+    ]
+    assert len({node.digest for node in nodes}) == 4
+    assert store.node("labels", {"a": 1}, {"samples": parent}).digest == nodes[0].digest
+
+
+@pytest.mark.parametrize("kind", ["samples", "features"])  # Parquet and memory-mapped Arrow
+def test_a_node_is_complete_with_every_bucket_and_its_manifest(tmp_path: Path, kind: str) -> None:
+    node = Store(str(tmp_path)).node(kind, {}, buckets=2)
+    assert node.missing_buckets() == [0, 1]
+    node.write_bucket(1, _output([3], encoder_calls=1))
+    assert node.missing_buckets() == [0]
+    node.write_bucket(0, _output([1, 2], encoder_calls=2))
+    assert not node.is_complete()
+    node.write_manifest()
+    assert node.is_complete()
+    assert node.read_all()["value"].to_pylist() == [1, 2, 3]
+    assert node.counts() == {"rows": {"in": 3, "out": 3, "quarantined": 0}}
+    assert node.info() == {"encoder_calls": 3}
+    assert json.loads(Path(node.path("manifest.json")).read_text())["counts"] == node.counts()
+
+
+def test_a_deleted_table_is_a_missing_bucket(tmp_path: Path) -> None:
+    node = Store(str(tmp_path)).node("samples", {}, buckets=2)
+    for bucket in range(2):
+        node.write_bucket(bucket, _output([bucket]))
+    node.write_manifest()
+    Path(node.path("data-00001.parquet")).unlink()
+    assert node.missing_buckets() == [1]
+    assert not node.is_complete()
+
+
+def test_a_store_on_another_filesystem() -> None:
+    node = Store("memory://ppt-test-store").node("features", {}, buckets=1)
+    node.write_bucket(0, _output([4, 5]))
+    node.write_manifest()
+    assert node.is_complete()
+    assert node.read(0)["value"].to_pylist() == [4, 5]
+
+
+@given(st.text(), st.integers(1, 100))
+def test_a_bucket_is_a_pure_function_of_the_key(key: str, num_buckets: int) -> None:
+    assert 0 <= bucket_of(key, num_buckets) < num_buckets
+    assert bucket_of(key, num_buckets) == bucket_of(str(key), num_buckets)
+
+
+def test_known_buckets() -> None:
+    """Stored tables depend on it: this must never change."""
+    assert [bucket_of(key, 16) for key in ("", "a", "refcoco/1", "女")] == KNOWN_BUCKETS
+
+
+KNOWN_BUCKETS = [
+    int.from_bytes(bytes.fromhex(first_bytes), "big") % 16
+    for first_bytes in (  # SHA-256 of the four keys, first eight bytes
+        "e3b0c44298fc1c14",
+        "ca978112ca1bbdca",
+        "7917376a713b1d4c",
+        "0ab4610b9257c298",
+    )
+]

@@ -1,0 +1,138 @@
+"""summary.json: its keys, its sums, and the table on the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+from run_record import STAGES, build_record
+
+from ppt.pipeline.record import RunRecord
+from ppt.pipeline.summary import (
+    MAX_QUARANTINE_ROWS,
+    print_summary,
+    step_of,
+    summarise,
+    write_summary,
+)
+from ppt.schema import QUARANTINE, SAMPLES
+from ppt.store import BucketOutput, Count
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    return build_record(tmp_path_factory.mktemp("runs"), num_pictures=3)
+
+
+def test_figures(record: RunRecord) -> None:
+    summary = summarise(record)
+    assert summary["name"] == "tiny" and summary["seed"] == 7
+    assert list(summary["baselines"]) == ["clip_sam_published", "clip_sam_best"]
+    assert summary["baselines"]["clip_sam_best"]["recipe"]["method"] == "near"
+    assert "recipe" not in summary["baselines"]["clip_sam_published"]
+    assert [stage["name"] for stage in summary["stages"]] == list(STAGES)
+    for row in [*summary["baselines"].values(), *summary["stages"]]:
+        assert {"mIoU", "oIoU", "P@0.3", "P@0.5", "P@0.7", "P@0.9"} <= set(row)
+    assert summary["stages"][0]["epochs"] == 3
+    assert summary["seconds"] == {"prepare": 1.5, "train": 20.0}
+    named = {"python", "ppt", "torch", "torchvision", "ray", "mlflow", "open_clip"}
+    assert named | {"segment_anything", "numpy", "pyarrow"} == set(summary["versions"])
+
+
+def test_counts_add_up(record: RunRecord) -> None:
+    summary = summarise(record)
+    counts = summary["counts"]
+    assert counts["prepare.referring.pictures"] == {"in": 4, "out": 3, "quarantined": 1}
+    assert counts["prepare.referring.expressions"] == {"in": 9, "out": 6, "quarantined": 3}
+    assert {
+        "encode.evaluation.pictures",
+        "encode_phrases.evaluation.texts",
+        "label.h.expressions",
+        "label.d_sem.expressions",
+        "select.h.2.expressions",
+        "synthesise.d_ref.pictures",
+        "ground_truth.evaluation.expressions",
+        "evaluate.ris_joint.expressions",
+    } <= set(counts)
+    for count in counts.values():
+        assert count["in"] == count["out"] + count["quarantined"]
+    # d_ref's labels stand in the node of its samples: one step, counted once.
+    assert not any(name.startswith("label.d_ref") for name in counts)
+    assert summary["encoder_calls"] == summary["unique_pictures"] == 3 * 3
+
+
+def test_quarantine_rows(record: RunRecord) -> None:
+    summary = summarise(record)
+    assert summary["quarantine_total"] == 2
+    whole, sentence = sorted(summary["quarantine"], key=lambda row: row["picture"])
+    assert whole["expression_id"] is None and "1x1" in whole["reason"]
+    assert sentence == {
+        "step": "prepare.referring",
+        "picture": "spaces.jpg",
+        "expression_id": "spaces-0",
+        "reason": "text <b>is</b> only spaces",
+    }
+
+
+def test_a_long_quarantine_is_cut_and_counted(record: RunRecord) -> None:
+    number = MAX_QUARANTINE_ROWS + 20
+    rows = [
+        {"picture": f"{i}.jpg", "expression_id": None, "num_expressions": 1, "reason": "broken"}
+        for i in range(number)
+    ]
+    tables = {"data": SAMPLES.empty_table(), "quarantine": pa.Table.from_pylist(rows, QUARANTINE)}
+    store = record.nodes["samples.referring"].store
+    node = store.node("samples", "all broken", buckets=1)
+    node.write_bucket(0, BucketOutput(tables, {"pictures": Count(number, 0, number)}))
+    summary = summarise(RunRecord(record.curriculum, record.folder, {"samples.validation": node}))
+    assert summary["quarantine_total"] == number
+    assert len(summary["quarantine"]) == MAX_QUARANTINE_ROWS
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_summary(summary, console)
+    assert f"and {number - 5} more" in console.export_text()
+
+
+def test_digests_name_every_node(record: RunRecord) -> None:
+    digests = summarise(record)["digests"]
+    assert digests == {name: node.digest for name, node in record.nodes.items()}
+    assert "checkpoints.ris_joint" in digests
+
+
+@pytest.mark.parametrize(
+    ("node", "step"),
+    [
+        ("samples.referring", "prepare.referring"),
+        ("samples.d_ref", "synthesise.d_ref"),
+        ("labels.h", "label.h"),
+        ("labels.h.2", "select.h.2"),
+        ("results.refinement.1", "evaluate.refinement.1"),
+    ],
+)
+def test_steps(node: str, step: str) -> None:
+    assert step_of(node) == step
+
+
+def test_written_as_json(record: RunRecord, tmp_path: Path) -> None:
+    summary = summarise(record)
+    path = write_summary(summary, tmp_path / "new" / "summary.json")
+    assert json.loads(path.read_text()) == summary
+
+
+def test_table_on_the_terminal(record: RunRecord) -> None:
+    summary = summarise(record)
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_summary(summary, console)
+    text = console.export_text()
+    lines = [line for line in text.splitlines() if line.strip()]
+    order = [
+        next(i for i, line in enumerate(lines) if name in line)
+        for name in ("clip_sam_published", "clip_sam_best", *STAGES)
+    ]
+    assert order == sorted(order)
+    gain = summary["stages"][-1]["mIoU"] - summary["baselines"]["clip_sam_best"]["mIoU"]
+    assert f"{gain:+.1f}" in text
+    assert "2 quarantined" in text and "spaces-0: text <b>is</b> only spaces" in text

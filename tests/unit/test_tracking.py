@@ -1,0 +1,169 @@
+"""MLflow: what is logged, that going on logs nothing twice, how runs end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from run_record import STAGES, build_record, curriculum
+
+from ppt.pipeline.record import RunRecord
+from ppt.pipeline.tracking import Tracker
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    return build_record(tmp_path_factory.mktemp("runs"), num_pictures=3)
+
+
+@pytest.fixture(autouse=True)
+def default_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def log_all(record: RunRecord, stages: int = len(STAGES)) -> None:
+    """What the curriculum's driver does."""
+    with Tracker(record) as tracker:
+        for stage in record.stages[:stages]:
+            with tracker.stage(stage.name) as on_epoch:
+                for losses in stage.history:
+                    on_epoch(losses)
+            tracker.finish_stage(stage)
+
+
+def runs_of(record: RunRecord) -> tuple[MlflowClient, Run, dict[str, Run]]:
+    """The parent and its nested runs by name."""
+    state = state_of(record)
+    client = MlflowClient(state["tracking_uri"])
+    parent = client.get_run(state["run_id"])
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    return client, parent, {run.info.run_name: run for run in children}
+
+
+def state_of(record: RunRecord) -> dict[str, str]:
+    return json.loads((Path(record.folder) / "mlflow-run.json").read_text())
+
+
+def everything(record: RunRecord) -> dict[str, object]:
+    """All points of all metrics, parameters and files of all runs."""
+    client, parent, children = runs_of(record)
+    found: dict[str, object] = {}
+    for run in [parent, *children.values()]:
+        for name in run.data.metrics:
+            points = client.get_metric_history(run.info.run_id, name)
+            found[f"{run.info.run_name}/{name}"] = [(p.step, p.value) for p in points]
+        found[f"{run.info.run_name}/params"] = run.data.params
+        found[f"{run.info.run_name}/files"] = sorted(
+            file.path
+            for folder in ("checkpoint", "panels")
+            for file in client.list_artifacts(run.info.run_id, folder)
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def logged(record: RunRecord) -> RunRecord:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        log_all(record)
+    return record
+
+
+def test_parent_and_nested_runs(logged: RunRecord) -> None:
+    client, parent, children = runs_of(logged)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["stages.ris_joint.num_epochs"] == "2"
+    assert parent.data.params["seed"] == "7"
+    assert parent.data.tags["digest.labels.h"] == logged.nodes["labels.h"].digest
+    best = logged.baselines["clip_sam_best"]
+    assert parent.data.metrics["clip_sam_best/mIoU"] == pytest.approx(best["mIoU"])
+    curve = client.get_metric_history(parent.info.run_id, "mIoU")
+    assert [p.value for p in curve] == pytest.approx([s.metrics["mIoU"] for s in logged.stages])
+    assert set(children) == set(STAGES)
+    for stage in logged.stages:
+        run = children[stage.name]
+        assert run.info.status == "FINISHED"
+        assert run.data.params["num_epochs"] == str(stage.num_epochs)
+        assert run.data.tags["ppt.checkpoint"] == stage.checkpoint.digest
+        assert run.data.metrics["P_at_0.5"] == pytest.approx(stage.metrics["P@0.5"])
+        losses = client.get_metric_history(run.info.run_id, "loss_mask")
+        assert [(p.step, p.value) for p in losses] == [
+            (e["epoch"], e["loss_mask"]) for e in stage.history
+        ]
+
+
+def test_checkpoints_and_panels_are_artifacts(logged: RunRecord, tmp_path: Path) -> None:
+    client, _, children = runs_of(logged)
+    run_id = children["ris_joint"].info.run_id
+    path = client.download_artifacts(run_id, "checkpoint/generator.safetensors", str(tmp_path))
+    assert Path(path).read_bytes() == b"ris_joint"
+    panels = client.list_artifacts(run_id, "panels")
+    assert panels and all(panel.path.endswith(".png") for panel in panels)
+    assert (Path(logged.folder) / "mlartifacts").is_dir()
+
+
+def test_same_again_logs_nothing_twice(logged: RunRecord) -> None:
+    state, before = state_of(logged), everything(logged)
+    log_all(logged)
+    assert state_of(logged) == state
+    assert everything(logged) == before
+
+
+@pytest.fixture
+def elsewhere(logged: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
+    """A fresh run that is tracked in the database of `logged`: making one takes seconds."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", state_of(logged)["tracking_uri"])
+    return replace(logged, folder=str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["in training", "in evaluation"])
+def test_goes_on_after_a_failure(elsewhere: RunRecord, trained: bool) -> None:
+    stage = elsewhere.stages[0]
+    with pytest.raises(KeyboardInterrupt), Tracker(elsewhere) as tracker:
+        with tracker.stage(stage.name) as on_epoch:
+            on_epoch(stage.history[0])
+            if not trained:
+                raise KeyboardInterrupt
+        raise KeyboardInterrupt
+    _, parent, children = runs_of(elsewhere)
+    assert parent.info.status == children["semantic_alignment"].info.status == "FAILED"
+    log_all(elsewhere, stages=1)
+    _, again, children = runs_of(elsewhere)
+    assert again.info.run_id == parent.info.run_id
+    assert {run.info.status for run in [again, *children.values()]} == {"FINISHED"}
+    points = everything(elsewhere)["semantic_alignment/loss"]
+    assert points == [(e["epoch"], e["loss"]) for e in stage.history]
+
+
+def test_another_configuration_is_another_run(logged: RunRecord) -> None:
+    root = Path(logged.curriculum.store)
+    first = state_of(logged)
+    kept = (Path(logged.folder) / "mlflow-run.json").read_text()
+    with Tracker(replace(logged, curriculum=curriculum(root, seed=8))):
+        pass
+    assert state_of(logged)["run_id"] != first["run_id"]
+    resources = {"num_actors": 3}  # how fast, not what
+    (Path(logged.folder) / "mlflow-run.json").write_text(kept)
+    with Tracker(replace(logged, curriculum=curriculum(root, resources=resources))):
+        pass
+    assert state_of(logged) == first
+
+
+def test_tracking_uri_from_the_environment(elsewhere: RunRecord) -> None:
+    log_all(elsewhere, stages=0)
+    assert not (Path(elsewhere.folder) / "mlflow.db").exists()
+    assert runs_of(elsewhere)[1].info.status == "FINISHED"
+
+
+def test_a_lost_database_starts_a_new_run(elsewhere: RunRecord) -> None:
+    log_all(elsewhere, stages=0)
+    lost = {**state_of(elsewhere), "run_id": "0" * 32}
+    (Path(elsewhere.folder) / "mlflow-run.json").write_text(json.dumps(lost))
+    log_all(elsewhere, stages=0)
+    assert state_of(elsewhere)["run_id"] != "0" * 32
