@@ -47,11 +47,29 @@ def test_shapes_and_ranges():
     assert (outputs["pred_points"] > 0).all() and (outputs["pred_points"] < 1).all()
 
 
-def test_points_start_all_over_the_picture():
+def test_points_start_spread_about_the_middle():
     torch.manual_seed(0)
     generator = PointGenerator(VISUAL, TEXT, STAGES, **{**SIZES, "num_points": 64})
     points = generator(*make_inputs())["pred_points"]
-    assert points.std(dim=2).min() > 0.15  # uniform in the middle four fifths: 0.23
+    assert points.std(dim=2).min() > 0.07
+    assert (points.mean(dim=2) - 0.5).abs().max() < 0.15  # it looks everywhere alike
+
+
+@pytest.mark.parametrize(("patch", "place"), [(0, (1 / 12, 1 / 12)), (11, (11 / 12, 3 / 12))])
+def test_points_lie_about_where_the_query_looks(patch, place):
+    generator = make_generator()
+    torch.nn.init.zeros_(generator.point_head[-1].weight)
+    torch.nn.init.zeros_(generator.point_head[-1].bias)
+    visual, words, mask, index = make_inputs()
+    attention = generator.stages[-1].look_at_picture.attention
+    attention.register_forward_hook(
+        lambda module, inputs, output: (
+            output[0],
+            torch.nn.functional.one_hot(torch.tensor(patch), 36).expand_as(output[1]).float(),
+        )
+    )
+    points = generator(visual, words, mask, index)["pred_points"]
+    torch.testing.assert_close(points, torch.tensor(place).expand_as(points))
 
 
 def test_padding_and_neighbours_do_not_matter():
@@ -99,5 +117,9 @@ def test_attention_equals_torchs(kind):
     )
     query, memory = torch.randn(2, 3, 16), torch.randn(2, 9, 12)
     mask = torch.arange(9) < torch.tensor([4, 9])[:, None]
-    expected, _ = theirs(query, memory, memory, key_padding_mask=~mask, need_weights=False)
-    torch.testing.assert_close(ours(query, memory, mask), expected, atol=1e-5, rtol=1e-4)
+    expected, theirs_looked_at = theirs(query, memory, memory, key_padding_mask=~mask)
+    found = ours(query, memory, mask)
+    if kind is FewQueriesAttention:
+        found, looked_at = found
+        torch.testing.assert_close(looked_at, theirs_looked_at, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 
-from ppt.toybox import backbones
+from ppt.toybox import backbones, pretrain_clip, pretrain_sam
 from ppt.toybox.expressions import VOCABULARY
 from ppt.toybox.measure import decode_masks, measure_clip, measure_sam, normalise_pixels
 from ppt.toybox.pool import ANY, NONE, build_pool, mosaic, part_id_map
@@ -18,13 +18,13 @@ from ppt.toybox.pretrain import main
 from ppt.toybox.pretrain_clip import nouns_hold
 from ppt.toybox.prompts import KINDS, choose_target, sample_prompt
 from ppt.toybox.shapes import CLASS_NAMES, COLOUR_NAMES
-from ppt.toybox.surgery import patch_tokens
+from ppt.toybox.surgery import encode_texts, patch_tokens
 from ppt.toybox.world import IMAGE_SIZE, MIN_VISIBLE_PX, object_centric, scene
 
 SCENES = [scene(11, i) for i in range(120)]
 
 
-# --- pictures ---------------------------------------------------------------------------------
+# --- pictures ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [scene, object_centric, mosaic])
@@ -74,9 +74,10 @@ def test_every_class_and_colour_is_drawn():
     assert {o.colour for o in singles} == set(COLOUR_NAMES)
 
 
-# --- expressions: an independent reader finds the one object that is meant -----------------------
+# --- expressions: an independent reader finds the one object that is meant ---------------------
 
-NOUN = rf"(?P<{{0}}>(?:(?:{'|'.join(COLOUR_NAMES)}) )?(?:{'|'.join(CLASS_NAMES)})(?: in (?:{'|'.join(COLOUR_NAMES)}))?)"
+COLOUR = f"(?:{'|'.join(COLOUR_NAMES)})"
+NOUN = f"(?P<{{}}>(?:{COLOUR} )?(?:{'|'.join(CLASS_NAMES)})(?: in {COLOUR})?)"
 RELATION = "(?:to the )?(?P<relation>left of|right of|above|below|under|next to|near)"
 POSITION = "(?P<{}>left|right|top|bottom|middle)"
 READINGS = [
@@ -140,7 +141,7 @@ def test_all_kinds_of_expression_occur():
     assert min(shares.values()) > 0.08
 
 
-# --- tokenizer and backbones ----------------------------------------------------------------------
+# --- tokenizer and backbones -------------------------------------------------------------------
 
 
 def test_the_tokenizer_knows_all_words_and_pools_at_the_end():
@@ -197,6 +198,12 @@ def test_patch_tokens_start_from_clips_own_pass(clip):
     assert patches.shape == surgery.shape == (2, backbones.GRID**2, 128)
 
 
+def test_short_texts_are_encoded_as_clip_does(clip):
+    texts = ["a red car", "the person in green left of the white chair"]
+    whole = clip.encode_text(backbones.tokenizer()(texts), normalize=True)
+    assert torch.allclose(encode_texts(clip, texts), whole, atol=1e-5)
+
+
 def test_patches_are_blind_to_what_is_far(clip):
     image = normalise_pixels(SCENES[0].image[None])
     changed = image.clone()
@@ -226,7 +233,7 @@ def test_decode_masks_is_sams_own_decoder(sam):
     assert torch.allclose(iou[:, 1:], stock_iou, atol=1e-5)
 
 
-# --- pretraining ------------------------------------------------------------------------------------
+# --- pretraining -------------------------------------------------------------------------------
 
 
 def test_prompts_are_labelled_by_their_target():
@@ -260,14 +267,14 @@ def test_the_pool_mixes_the_kinds_and_keeps_its_captions_true():
 
 @pytest.mark.parametrize("name", ["clip", "sam"])
 def test_pretraining_runs_and_repeats(name, tmp_path, monkeypatch):
-    module = f"ppt.toybox.pretrain_{name}"
-    monkeypatch.setattr(f"{module}.POOL_SIZE", 6)
-    monkeypatch.setattr(f"{module}.BATCH_SIZE", 2)
-    monkeypatch.setattr(f"{module}.measure_{name}", lambda model: {"quality": 0.0})
-    pretrain = getattr(__import__(module, fromlist=["x"]), f"pretrain_{name}")
+    module = {"clip": pretrain_clip, "sam": pretrain_sam}[name]
+    monkeypatch.setattr(module, "POOL_SIZE", 6)
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
+    monkeypatch.setattr(module, f"measure_{name}", lambda model: {"quality": 0.0})
+    pretrain = getattr(module, f"pretrain_{name}")
     weights = []
     for run in ("a", "b"):
-        pretrain(0, 2, tmp_path / run, "command")
+        pretrain(0, 3, tmp_path / run, "command")  # three steps meet every part of the schedule
         weights.append(load_file(tmp_path / run))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
@@ -278,20 +285,20 @@ def test_pretrain_refuses_an_unknown_backbone(monkeypatch):
         main()
 
 
-# --- quality floors: well below what README.md in weights/ reports, on few pictures ------------------
+# --- quality floors: well below what README.md in weights/ reports, on few pictures ------------
 
 
 def test_clip_recognises_and_localises(clip):
     quality = measure_clip(clip, count=60)
     assert quality["class"] > 0.9
     assert quality["colour"] > 0.9
-    assert quality["pointing_class"] > 0.7
-    assert quality["pointing_colour"] > 0.7
+    assert quality["pointing_class"] > 0.8
+    assert quality["pointing_colour"] > 0.8
 
 
 def test_sam_obeys_points(sam):
     quality = measure_sam(sam, count=40)
-    assert quality["box_whole"] > 0.8
-    assert quality["far_whole"] > 0.8
-    # SAM's ambiguity: one point alone does not tell the whole from its part.
-    assert quality["one_whole"] < quality["box_whole"]
+    assert quality["box_whole"] > 0.75
+    assert quality["far_whole"] > 0.75
+    # SAM's ambiguity: one point alone does not tell the part from the whole.
+    assert quality["one_part_best"] > quality["one_part"] + 0.1

@@ -32,7 +32,8 @@ def log_all(record: RunRecord, stages: int = len(STAGES)) -> None:
             with tracker.stage(stage.name) as on_epoch:
                 for losses in stage.history:
                     on_epoch(losses)
-            tracker.finish_stage(stage)
+                tracker.finish_stage(stage)
+        tracker.log_files([Path(record.folder) / "mlflow-run.json"])
 
 
 def runs_of(record: RunRecord) -> tuple[MlflowClient, Run, dict[str, Run]]:
@@ -80,6 +81,8 @@ def test_parent_and_nested_runs(logged: RunRecord) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.params["stages.ris_joint.num_epochs"] == "2"
     assert parent.data.params["seed"] == "7"
+    files = [file.path for file in client.list_artifacts(parent.info.run_id)]
+    assert files == ["mlflow-run.json"]
     assert parent.data.tags["digest.labels.h"] == logged.nodes["labels.h"].digest
     best = logged.baselines["clip_sam_best"]
     assert parent.data.metrics["clip_sam_best/mIoU"] == pytest.approx(best["mIoU"])

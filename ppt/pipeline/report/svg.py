@@ -40,11 +40,18 @@ def path(points: list[tuple[float, float]], class_: str = "") -> str:
 
 
 def svg(width: float, height: float, content: list[str], title: str, class_: str = "") -> Markup:
-    """A drawing that scales with its place; `title` is what a screen reader says."""
-    box = f"0 0 {_number(width)} {_number(height)}"
-    return Markup(
-        tag("svg", "".join(content), viewBox=box, role="img", aria_label=title, class_=class_)
-    )
+    """A drawing that fills its place, between 0.8 and 1.3 times its own size.
+
+    `title` is what a screen reader says.
+    """
+    attributes = {
+        "viewBox": f"0 0 {_number(width)} {_number(height)}",
+        "style": f"width: 100%; min-width: {0.8 * width:.0f}px; max-width: {1.3 * width:.0f}px",
+        "role": "img",
+        "aria_label": title,
+        "class_": class_,
+    }
+    return Markup(tag("svg", "".join(content), **attributes))
 
 
 def _number(value: object) -> str:
