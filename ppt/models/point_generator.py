@@ -1,5 +1,11 @@
 """The point generator: the only trainable part (Section 3.1.1, Eq. 1 and 2).
 
+One thing the paper does not have: the points of Eq. 2 are offsets from where their query looked in
+the last picture attention (our choice, without parameters). With free coordinates nothing told
+the attention which way to go until the point head could read positions, and the point head nothing
+to read until the attention knew: in the toy world 9% of the queries' points lay on the referent
+after 200 steps of 32, with the reference 47% after 100.
+
 Letters: I pictures, B expressions, L patches of a square grid, D visual width, T words, Dt text
 width, d hidden size, K queries, M points of a query.
 """
@@ -50,9 +56,9 @@ class PointGenerator(nn.Module):
         self._spread_points()
 
     def _spread_points(self) -> None:
-        """Start the M points of a query apart, all over the picture, with even labels."""
+        """Start the M points of a query apart: about an eighth of the picture off its place."""
         bias = self.point_head[-1].bias.data.view(self.num_points, 3)
-        bias[:, :2] = torch.logit(torch.rand(self.num_points, 2) * 0.8 + 0.1)
+        bias[:, :2] = 0.5 * torch.randn(self.num_points, 2)
         bias[:, 2] = 0
 
     def forward(
@@ -77,11 +83,12 @@ class PointGenerator(nn.Module):
             visual, stage_words, previous = stage.fusion(
                 visual, words, word_mask, picture_index, previous
             )
-            queries = stage.look_at_picture(queries, visual)
-            queries = stage.look_at_words(queries, stage_words, word_mask)
+            queries, looked_at = stage.look_at_picture(queries, visual)
+            queries, _ = stage.look_at_words(queries, stage_words, word_mask)
+        place = looked_at @ _patch_centres(looked_at.shape[-1]).to(looked_at)  # [B, K, 2]
         points = self.point_head(queries).unflatten(-1, (self.num_points, 3))
         return {
-            "pred_points": points[..., :2].sigmoid(),
+            "pred_points": (place.logit()[:, :, None] + points[..., :2]).sigmoid(),
             "pred_point_logits": points[..., 2],
             "pred_referent_logits": self.score_head(queries).squeeze(-1),
         }
@@ -105,9 +112,13 @@ class _Layer(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(dim, ffn_size), nn.ReLU(), nn.Linear(ffn_size, dim))
         self.norm2 = nn.LayerNorm(dim)
 
-    def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        queries = self.norm1(queries + self.attention(queries, memory, mask))
-        return self.norm2(queries + self.ffn(queries))
+    def forward(
+        self, queries: Tensor, memory: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Queries [B, K, d] and where they looked [B, K, S]."""
+        found, looked_at = self.attention(queries, memory, mask)
+        queries = self.norm1(queries + found)
+        return self.norm2(queries + self.ffn(queries)), looked_at
 
 
 def _mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
@@ -126,12 +137,18 @@ def _normalise(tokens: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
+def _patch_centres(num_patches: int) -> Tensor:
+    """[L, 2] normalised (x, y) of the patches of a square grid, row by row."""
+    grid = math.isqrt(num_patches)
+    assert grid * grid == num_patches
+    centre = (torch.arange(grid) + 0.5) / grid
+    return torch.cartesian_prod(centre, centre).flip(1)
+
+
+@functools.lru_cache(maxsize=8)
 def _sine_positions(num_patches: int, dim: int) -> Tensor:
     """[L, D] sines and cosines of x and y, half a period to eight periods across the picture."""
-    grid = math.isqrt(num_patches)
-    assert grid * grid == num_patches and dim % 4 == 0
-    centre = (torch.arange(grid) + 0.5) / grid
-    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    assert dim % 4 == 0
     frequency = 2 * math.pi * 2 ** torch.linspace(-1, 3, dim // 4)
-    angles = [axis.flatten()[:, None] * frequency for axis in (x, y)]
-    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    angles = _patch_centres(num_patches)[..., None] * frequency  # [L, 2, D / 4]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)

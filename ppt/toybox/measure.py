@@ -15,6 +15,8 @@ from ppt.toybox.surgery import patch_tokens, phrase_directions
 from ppt.toybox.world import IMAGE_SIZE, Picture, object_centric, scene
 
 EVALUATION_SEED = 987_654
+# The pointing game's customary 15 pixels at 224 (Zhang et al., 2016), at our size.
+POINTING_MARGIN = 6
 
 
 def normalise_pixels(images: np.ndarray) -> Tensor:
@@ -49,6 +51,14 @@ def decode_masks(
     return logits, decoder.iou_prediction_head(tokens[:, 0])
 
 
+def stack_prompts(
+    prompts: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """N times points [P, 2], labels [P] and target [S, S] -> one tensor each."""
+    points, labels, targets = (np.stack(each) for each in zip(*prompts, strict=True))
+    return torch.from_numpy(points), torch.from_numpy(labels), torch.from_numpy(targets)
+
+
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of bool masks [..., S, S]; 0 where both are empty."""
     shared, either = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
@@ -60,8 +70,9 @@ def measure_clip(clip: CLIP, count: int = 200) -> dict[str, float]:
     """Shares in [0, 1], on `count` pictures each.
 
     class, colour: zero-shot accuracy on object-centric pictures.
-    pointing_*: the map's highest place lies on the object, in scenes, for phrases that fit one
-    object only. map_iou_*: IoU of the map at half its range with the object.
+    pointing_*: the map's highest place lies on the object or within POINTING_MARGIN pixels, in
+    scenes, for phrases that fit one object only. map_iou_*: IoU of the object and of the map
+    where it is above half its range.
     """
     single = [object_centric(EVALUATION_SEED, i) for i in range(count)]
     images = normalise_pixels(np.stack([p.image for p in single]))
@@ -87,11 +98,12 @@ def measure_clip(clip: CLIP, count: int = 200) -> dict[str, float]:
             [p for p, _ in chosen],
             [e.text.removeprefix("the ") for _, e in chosen],
         )
-        masks = np.stack([p.objects[e.target].mask for p, e in chosen])
-        hits = [mask.flat[m.argmax()] for m, mask in zip(maps.numpy(), masks, strict=True)]
-        quality[f"pointing_{kind}"] = float(np.mean(hits))
+        masks = torch.from_numpy(np.stack([p.objects[e.target].mask for p, e in chosen]))
+        near = F.max_pool2d(masks.float(), 2 * POINTING_MARGIN + 1, 1, POINTING_MARGIN)
+        hits = near.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))
+        quality[f"pointing_{kind}"] = hits.mean().item()
         low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-        ious = mask_iou(maps > (low + high) / 2, torch.from_numpy(masks))
+        ious = mask_iou(maps > (low + high) / 2, masks)
         quality[f"map_iou_{kind}"] = float(ious.mean())
     return {name: round(value, 3) for name, value in quality.items()}
 
@@ -122,15 +134,13 @@ def measure_sam(sam: Sam, count: int = 150) -> dict[str, float]:
     for whole in (True, False):
         for kind in KINDS:
             rng = np.random.default_rng(EVALUATION_SEED)
-            points, labels, targets = [], [], []
+            prompts = []
             for picture in pictures:
                 ids = part_id_map(picture)
                 target = choose_target(ids, rng, whole)
                 xy, label = sample_prompt(target, ids, kind, 8, False, rng)
-                points.append(xy), labels.append(label), targets.append(target)
-            points, labels, targets = (
-                torch.from_numpy(np.stack(each)) for each in (points, labels, targets)
-            )
+                prompts.append((xy, label, target))
+            points, labels, targets = stack_prompts(prompts)
             logits, predicted = decode_masks(sam, embeddings, points, labels)
             ious = mask_iou(logits > 0, targets[:, None])
             chosen = ious[:, 1:].gather(1, predicted[:, 1:].argmax(1, keepdim=True))

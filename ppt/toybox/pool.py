@@ -96,14 +96,15 @@ def mosaic(seed: int, index: int) -> Picture:
         piece = object_centric(seed, 4 * index + quarter)
         x, y = half * (quarter % 2), half * (quarter // 2)
         small = Image.fromarray(piece.image).resize((half, half), Image.Resampling.BOX)
-        image[y : y + half, x : x + half] = small
+        image[y : y + half, x : x + half] = np.asarray(small)
         thing = piece.objects[0]
         parts = {}
         for name, part in thing.parts.items():
             moved = np.zeros((IMAGE_SIZE, IMAGE_SIZE), bool)
             moved[y : y + half, x : x + half] = part[1::2, 1::2]
             parts[name] = moved
-        box = tuple(int(v) for v in np.array(thing.box) // 2 + (x, y, x, y))
+        x0, y0, x1, y1 = (edge // 2 for edge in thing.box)
+        box = (x + x0, y + y0, x + x1, y + y1)
         mask = np.any(list(parts.values()), axis=0)
         things.append(SceneObject(thing.class_name, thing.colour, box, mask, parts))
     return Picture(image, things, [])

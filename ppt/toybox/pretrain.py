@@ -15,7 +15,7 @@ from ppt.toybox.backbones import WEIGHTS
 from ppt.toybox.pretrain_clip import pretrain_clip
 from ppt.toybox.pretrain_sam import pretrain_sam
 
-STEPS = {"clip": 1500, "sam": 3600}
+STEPS = {"clip": 1500, "sam": 6600}
 # Keeps glibc from handing large tensors back to the system after every step: a fifth of SAM's time.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 _PRETRAIN = {"clip": pretrain_clip, "sam": pretrain_sam}

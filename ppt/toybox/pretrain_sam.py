@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppt.toybox.backbones import build_sam
-from ppt.toybox.measure import decode_masks, mask_iou, measure_sam
+from ppt.toybox.measure import decode_masks, mask_iou, measure_sam, stack_prompts
 from ppt.toybox.pool import Pool, build_pool
 from ppt.toybox.prompts import (
     KIND_SHARES,
@@ -24,52 +25,62 @@ from ppt.toybox.schedule import build_optimizer, build_schedule, save_weights
 
 BATCH_SIZE = 8
 PROMPTS_PER_PICTURE = 8
-LEARNING_RATE = 1e-3
+# Share of the steps and learning rate of each cosine cycle.
+CYCLES = ((6 / 11, 1e-3), (5 / 11, 7e-4))
 POOL_SIZE = 9_000
 
 
 def pretrain_sam(seed: int, steps: int, path: Path, command: str) -> None:
     """Trains for `steps` steps and saves the weights, with what they are worth, to `path`."""
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     start = time.perf_counter()
     pool = build_pool(seed, POOL_SIZE)
-    print(
-        f"sam: drew {len(pool)} pictures in {time.perf_counter() - start:.0f} s",
-        flush=True,
-    )
+    print(f"sam: drew {len(pool)} pictures in {time.perf_counter() - start:.0f} s", flush=True)
     sam = build_sam()
-    optimizer = build_optimizer(sam, LEARNING_RATE)
-    schedule = build_schedule(optimizer, steps)
-    for step in range(1, steps + 1):
+    for number in range(len(CYCLES)):
+        run_cycle(sam, pool, number, seed, steps, path, command, start)
+
+
+def run_cycle(
+    sam: Sam,
+    pool: Pool,
+    number: int,
+    seed: int,
+    steps: int,
+    path: Path,
+    command: str,
+    start: float,
+) -> None:
+    """One cycle of CYCLES. All but the first begin with the weights that the last one saved.
+
+    steps: of all cycles together. start: of the whole pretraining, by time.perf_counter.
+    """
+    rng = np.random.default_rng(seed + number)
+    if number:
+        sam.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    done = round(sum(share for share, _ in CYCLES[:number]) * steps)
+    end = round(sum(share for share, _ in CYCLES[: number + 1]) * steps)
+    optimizer = build_optimizer(sam, CYCLES[number][1])
+    schedule = build_schedule(optimizer, end - done)
+    for step in range(done + 1, end + 1):
         loss = _loss(sam, pool, rng)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        seconds = round(time.perf_counter() - start)
         if step % 50 == 0:
-            seconds = time.perf_counter() - start
-            print(
-                f"sam: step {step}/{steps} loss {loss.item():.3f} {seconds:.0f} s",
-                flush=True,
-            )
-        if step % 500 == 0 or step == steps:
+            print(f"sam: step {step}/{steps} loss {loss.item():.3f} {seconds} s", flush=True)
+        if step % 500 == 0 or step == end:
             sam.eval()
             quality = measure_sam(sam)
             sam.train()
-            seconds = round(time.perf_counter() - start)
             print(f"sam: step {step} {quality}", flush=True)
             save_weights(
                 sam,
                 path,
-                {
-                    "command": command,
-                    "seed": seed,
-                    "steps": step,
-                    "seconds": seconds,
-                    **quality,
-                },
+                {"command": command, "seed": seed, "steps": step, "seconds": seconds, **quality},
             )
 
 
@@ -104,14 +115,12 @@ def _loss(sam: Sam, pool: Pool, rng: np.random.Generator) -> Tensor:
 def _draw_prompts(part_ids: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Points [N, P, 2] in pixels, labels [N, P], targets bool [N, S, S]; N = B * prompts each."""
     num_points = int(rng.integers(1, MAX_POINTS + 1))  # one number per batch: little padding
-    points, labels, targets = [], [], []
+    prompts = []
     for ids in part_ids:
         for _ in range(PROMPTS_PER_PICTURE):
             target = choose_target(ids, rng)
             kind = str(rng.choice(KINDS, p=KIND_SHARES))
             noisy = bool(rng.random() < NOISY_SHARE)
             xy, label = sample_prompt(target, ids, kind, num_points, noisy, rng)
-            points.append(xy)
-            labels.append(label)
-            targets.append(target)
-    return tuple(torch.from_numpy(np.stack(each)) for each in (points, labels, targets))
+            prompts.append((xy, label, target))
+    return stack_prompts(prompts)

@@ -5,7 +5,7 @@ Frame: pixels, x to the right, y down; boxes (x0, y0, x1, y1) with x1, y1 exclus
 """
 
 import colorsys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -57,7 +57,7 @@ class _Placement:
     colour: str
     box: np.ndarray
     flipped: bool
-    tilt: float = field(default=0.0)  # radians
+    tilt: float  # radians
 
 
 def scene(
