@@ -37,6 +37,9 @@ class ClipEncoder(Frozen):
     x_new <- x_new + proj(softmax(v v^T / sqrt(d)) v), v from the original path, no FFN.
     """
 
+    mean: Tensor  # [3, 1, 1] buffers
+    std: Tensor
+
     def __init__(
         self,
         clip: CLIP | CustomTextCLIP,
@@ -105,7 +108,7 @@ class ClipEncoder(Frozen):
 
     @property
     def text_dim(self) -> int:
-        return self._text.ln_final.normalized_shape[0]
+        return int(self._text.ln_final.normalized_shape[0])
 
     @property
     def embed_dim(self) -> int:
@@ -126,7 +129,7 @@ class ClipEncoder(Frozen):
 
     def preprocess(self, image: np.ndarray) -> Tensor:
         """uint8 [H, W, 3] RGB -> float [3, S, S]: squashed whole, no crop (our choice)."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.mean.device)
+        pixels = torch.from_numpy(np.array(image)).to(self.mean.device)
         pixels = pixels.permute(2, 0, 1)[None].float()
         size = (self.image_size, self.image_size)
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
@@ -209,7 +212,10 @@ class ClipEncoder(Frozen):
         tokens = self.tokenizer(list(texts)).to(self.mean.device)
         pool = getattr(self.clip, "text_pool_type", None) or text.pool_type
         end = getattr(self.clip, "text_eos_id", None) or getattr(text, "eos_id", None)
-        last = tokens.argmax(-1) if pool == "argmax" else (tokens == end).int().argmax(-1)
+        if pool == "argmax":
+            last = tokens.argmax(-1)
+        else:
+            last = (tokens == torch.tensor(end)).int().argmax(-1)
         length = int(last.max()) + 1
         x = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]
         x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])

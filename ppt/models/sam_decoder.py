@@ -85,8 +85,7 @@ class SamDecoder(Frozen):
             masks = 3 if multimask_output else 1
             logits = points.new_zeros(0, masks, self.low_res_size, self.low_res_size)
             return logits, points.new_zeros(0, masks)
-        logits, predicted_iou = zip(*parts, strict=True)
-        return torch.cat(logits), torch.cat(predicted_iou)
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _decode(
         self, embeddings: Tensor, coords: Tensor, labels: Tensor, multimask_output: bool
