@@ -177,7 +177,7 @@ class MatchCost(_Config):
 
     points: float = Field(5.0, ge=0)
     point_labels: float = Field(1.0, ge=0)
-    referent: float = Field(2.0, ge=0)
+    referent: float = Field(5.0, ge=0)  # lower, and queries tile the picture before they choose
     mask: float = Field(0.0, ge=0)  # above 0 all K queries are decoded
 
 
@@ -233,7 +233,7 @@ class Resources(_Config):
     num_workers: int = Field(1, gt=0)  # Ray Train workers
     cpus_per_worker: float = Field(1.0, gt=0)
     gpus_per_worker: float = Field(0.0, ge=0)
-    cpus_per_reader: float = Field(1.0, gt=0)  # Ray Data tasks that fetch rows for the workers
+    cpus_per_reader: float = Field(1.0, ge=0)  # a Ray Data task that fetches rows for a worker
     num_actors: int = Field(1, gt=0)  # encode, label, Select, evaluate
     cpus_per_actor: float = Field(1.0, gt=0)
     gpus_per_actor: float = Field(0.0, ge=0)

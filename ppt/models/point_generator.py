@@ -3,8 +3,8 @@
 One thing the paper does not have: the points of Eq. 2 are offsets from where their query looked in
 the last picture attention (our choice, without parameters). With free coordinates nothing told
 the attention which way to go until the point head could read positions, and the point head nothing
-to read until the attention knew: in the toy world 9% of the queries' points lay on the referent
-after 200 steps of 32, with the reference 47% after 100.
+to read until the attention knew: with one query in the toy world, 9% of the queries' places lay on
+the referent after 200 steps of 32, with the reference 62% (one seed).
 
 Letters: I pictures, B expressions, L patches of a square grid, D visual width, T words, Dt text
 width, d hidden size, K queries, M points of a query.

@@ -10,11 +10,15 @@ from itertools import groupby
 import numpy as np
 import pyarrow as pa
 import ray.data
+from ray.data import TaskPoolStrategy
 
 from ppt.pipeline.mixture import LabelTable, Plan
 from ppt.pipeline.rows import PictureRow, picture_table
 from ppt.pipeline.tables import OPEN_BUCKETS, mapped
 from ppt.store import Node
+
+READERS = 2
+"""Fetching tasks of one worker at a time: one block is read while another is trained on."""
 
 BLOCK_BYTES = 32 * 2**20
 """About how large a block of fetched rows may be."""
@@ -71,6 +75,7 @@ def stream_epochs(
         batch_size=None,
         zero_copy_batch=True,
         num_cpus=cpus_per_reader,
+        compute=TaskPoolStrategy(size=READERS),
     )
     steps = _steps(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
     for _, group in groupby(steps, key=lambda item: item[0][0]):
