@@ -13,12 +13,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import ray
 from conftest import ROOT, SMALL, small
 
 from ppt.config import Resources
 from ppt.pipeline.passes import PassError, Pool
 from ppt.pipeline.record import RunRecord
 from ppt.store import BucketOutput, Count, Store
+
+# Ray's workers cannot import this file: what it defines goes to them whole.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class _DieOnce:
@@ -73,7 +77,7 @@ def _fail(bucket: int) -> BucketOutput:
 def test_an_error_names_node_and_bucket(cluster: None, tmp_path: Path) -> None:
     pool = _pool()
     node = Store(str(tmp_path)).node("samples", {}, buckets=1)
-    with pytest.raises(PassError, match=r"samples .*bucket 0: .*nothing to read in bucket 0"):
+    with pytest.raises(PassError, match=r"(?s)samples .*bucket 0: .*nothing to read in bucket 0"):
         pool.run(node, _fail, title="pass")
     pool.close()
 
