@@ -153,6 +153,10 @@ class Labels(_Config):
     referring: PointRecipe = PointRecipe()
     chunker: Literal["rules", "spacy"] = "rules"
     merge_iou: float = Field(0.8, gt=0, le=1)  # candidates whose masks nearly coincide are one
+    # Instances of a phrase that become candidates of their own; the paper has one. A further one
+    # must answer with at least this share of the strongest response.
+    max_instances: int = Field(1, gt=0)
+    instance_threshold: float = Field(0.7, gt=0, le=1)
 
 
 class Synthesis(_Config):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppt.config import PointRecipe
 from ppt.labels.points import points_from_map
+from ppt.labels.similarity import without_object
 from ppt.masks import iou
 from ppt.models.sam_decoder import SamDecoder
 
@@ -73,6 +74,40 @@ def candidate_masks(
                     float(scores[n]),
                     _response(prompts[i].similarity, points[n][labels[n] == 1]),
                 )
+    return found
+
+
+def instance_candidates(
+    decoder: SamDecoder,
+    image_embeddings: Tensor,
+    sizes: Tensor,
+    prompts: Sequence[PhrasePrompt],
+    recipe: PointRecipe,
+    *,
+    max_instances: int,
+    threshold: float,
+) -> list[list[Candidate]]:
+    """Candidates of each prompt: what answers its phrase first, then further instances of it.
+
+    The paper takes one candidate for a phrase; "left car" then has the car that CLIP sees best, be
+    it left or right, and nothing to select from. With `max_instances` > 1 (our choice) the map
+    without what is found is asked again as long as it responds with at least `threshold`. As
+    `candidate_masks` otherwise.
+    """
+    found: list[list[Candidate]] = [[] for _ in prompts]
+    left = dict(enumerate(prompts))
+    for _ in range(max_instances):
+        masks = candidate_masks(decoder, image_embeddings, sizes, list(left.values()), recipe)
+        following: dict[int, PhrasePrompt] = {}
+        for (i, prompt), candidate in zip(left.items(), masks, strict=True):
+            if candidate is None:
+                continue
+            found[i].append(candidate)
+            mask = torch.from_numpy(candidate.mask).to(prompt.similarity.device)
+            rest = without_object(prompt.similarity, mask)
+            if rest.amax() >= threshold:
+                following[i] = prompt._replace(similarity=rest)
+        left = following
     return found
 
 

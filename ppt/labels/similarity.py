@@ -13,6 +13,9 @@ from math import isqrt
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+_COVERED = 0.15  # share of a cell that belongs to an object once it is found
 
 
 def similarity_map(
@@ -56,3 +59,16 @@ def min_max(values: Tensor) -> Tensor:
     spread = high - low
     flat = spread <= 1e-6 * torch.maximum(low.abs(), high.abs())
     return torch.where(flat, 0.0, (values - low) / spread.where(~flat, torch.ones_like(spread)))
+
+
+def without_object(similarity: Tensor, mask: Tensor) -> Tensor:
+    """Map [g, g] without its peak and without an object, bool [H, W] of the original picture.
+
+    What is left responds to other instances of the phrase (our choice). Cells beside the object go
+    too: the response is wider than what it responds to.
+    """
+    side = similarity.shape[0]
+    covered = F.adaptive_avg_pool2d(mask[None].float(), side)[0] > _COVERED
+    covered.view(-1)[similarity.argmax()] = True
+    beside = F.max_pool2d(covered[None].float(), 3, 1, 1)[0] > 0
+    return similarity.masked_fill(beside, 0)

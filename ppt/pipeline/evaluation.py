@@ -161,10 +161,11 @@ class _EvaluateRecipe:
             model=self.model,
         )
         results = []
-        for sentence, candidate in zip(sentences, found, strict=True):
-            if candidate is None:
+        for sentence, candidates in zip(sentences, found, strict=True):
+            if not candidates:
                 results.append(_result(sentence, np.zeros_like(sentence.truth), [], [], 0.0))
                 continue
+            candidate = candidates[0]
             points, labels = candidate.points.flatten().tolist(), candidate.point_labels.tolist()
             results.append(
                 _result(sentence, candidate.mask, points, labels, candidate.predicted_iou)

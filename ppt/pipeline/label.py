@@ -17,7 +17,7 @@ import torch
 
 from ppt.config import Labels, Model, PointRecipe
 from ppt.expressions import CHUNKERS, noun_phrases
-from ppt.labels.candidates import Candidate, PhrasePrompt, candidate_masks, merge_candidates
+from ppt.labels.candidates import Candidate, PhrasePrompt, instance_candidates, merge_candidates
 from ppt.labels.similarity import similarity_maps
 from ppt.masks import encode_rle
 from ppt.pipeline.features import encoder_spec
@@ -58,13 +58,15 @@ def prompt_phrases(
     embeddings: Node,
     bucket: int,
     model: Model,
-) -> list[Candidate | None]:
-    """CLIP + SAM: a phrase's similarity map -> points -> mask; None where nothing responds."""
+    max_instances: int = 1,
+    instance_threshold: float = 1.0,
+) -> list[list[Candidate]]:
+    """CLIP + SAM: a phrase's similarity map -> points -> masks; none where nothing responds."""
     device = pass_device()
     sam = sam_decoder(model.sam, device)
     table, rows = mapped(features, bucket), row_of(features, bucket, "picture")
     empty = torch.from_numpy(lookup_text(embeddings, [""], "embedding")[0]).to(device)
-    found: list[Candidate | None] = []
+    found: list[list[Candidate]] = []
     for start in range(0, len(phrases), PICTURES_AT_ONCE):
         part = phrases[start : start + PICTURES_AT_ONCE]
         pictures = {name: i for i, name in enumerate(dict.fromkeys(p.picture for p in part))}
@@ -79,7 +81,15 @@ def prompt_phrases(
             for p, similarity in zip(part, maps, strict=True)
         ]
         embedded = _tensor(table, "image_embeddings", at, device)
-        found += candidate_masks(sam, embedded, sizes.to(device), prompts, recipe)
+        found += instance_candidates(
+            sam,
+            embedded,
+            sizes.to(device),
+            prompts,
+            recipe,
+            max_instances=max_instances,
+            threshold=instance_threshold,
+        )
     return found
 
 
@@ -110,12 +120,12 @@ class _LabelBucket:
             embeddings=self.embeddings,
             bucket=bucket,
             model=self.model,
+            max_instances=1 if centric else self.labels.max_instances,
+            instance_threshold=self.labels.instance_threshold,
         )
         by_expression: dict[tuple[str, str], list[Candidate]] = {}
-        for phrase, candidate in zip(phrases, found, strict=True):
-            candidates = by_expression.setdefault((phrase.picture, phrase.expression_id), [])
-            if candidate is not None:
-                candidates.append(candidate)
+        for phrase, candidates in zip(phrases, found, strict=True):
+            by_expression.setdefault((phrase.picture, phrase.expression_id), []).extend(candidates)
         rows, rejected = [], []
         for sample in samples:
             for expression in sample["expressions"]:
@@ -192,6 +202,7 @@ def label(
         "recipe": recipe.model_dump(),
         "chunker": CHUNKERS[labels.chunker],
         "merge_iou": labels.merge_iou,
+        "instances": [labels.max_instances, labels.instance_threshold],
     }
     parents = {"samples": samples, "features": features}
     node = store.node("labels", spec, parents, buckets=samples.num_buckets)

@@ -6,12 +6,20 @@ import torch
 from segment_anything import SamPredictor
 
 from ppt.config import PointRecipe
-from ppt.labels.candidates import Candidate, PhrasePrompt, candidate_masks, merge_candidates
+from ppt.labels.candidates import (
+    Candidate,
+    PhrasePrompt,
+    candidate_masks,
+    instance_candidates,
+    merge_candidates,
+)
 from ppt.labels.points import points_from_map
 from ppt.labels.select import choose_referent
+from ppt.labels.similarity import without_object
+from ppt.masks import iou
 from ppt.models.sam_decoder import SamDecoder
 from ppt.toybox import world
-from ppt.toybox.backbones import build_sam
+from ppt.toybox.backbones import build_sam, load_sam
 
 SIZES = [(96, 96), (60, 90), (128, 64)]
 RECIPES = [PointRecipe(), PointRecipe(method="near"), PointRecipe(method="near", num_negative=0)]
@@ -78,6 +86,51 @@ def test_a_flat_map_gives_no_candidate(decoder, embeddings, prompts):
 
 def test_no_prompt_no_candidate(decoder, embeddings):
     assert candidate_masks(decoder, embeddings, torch.tensor(SIZES), [], RECIPES[0]) == []
+
+
+def test_one_instance_is_the_papers_single_candidate(decoder, embeddings, prompts):
+    arguments = (decoder, embeddings, torch.tensor(SIZES), prompts, RECIPES[0])
+    many = instance_candidates(*arguments, max_instances=1, threshold=0.1)
+    single = candidate_masks(*arguments)
+    assert [[c.points.tolist() for c in found] for found in many] == [
+        [] if c is None else [c.points.tolist()] for c in single
+    ]
+
+
+def test_every_instance_of_a_phrase_is_found():
+    """A map that responds to two objects of a scene, to the second one less."""
+    decoder = SamDecoder(load_sam())
+    picture = world.scene(5, 3)
+    masks = [torch.from_numpy(o.mask) for o in picture.objects]
+    cells = [torch.nn.functional.avg_pool2d(m[None].float(), 8)[0] for m in masks]
+    similarity = torch.maximum(cells[0] / cells[0].max(), 0.8 * cells[1] / cells[1].max())
+    embeddings = decoder.encode_images(decoder.preprocess(picture.image)[None])
+    prompt = PhrasePrompt(0, "thing", similarity)
+    recipe = PointRecipe(method="near", num_positive=1, num_negative=0)
+    for threshold, instances in ((0.75, 2), (0.9, 1)):
+        (found,) = instance_candidates(
+            decoder,
+            embeddings,
+            torch.tensor([(96, 96)]),
+            [prompt],
+            recipe,
+            max_instances=3,
+            threshold=threshold,
+        )
+        assert len(found) == instances
+        for candidate, thing in zip(found, picture.objects, strict=False):
+            assert iou(candidate.mask, thing.mask) > 0.6
+
+
+def test_an_object_takes_its_surroundings_out_of_the_map():
+    similarity = torch.full((6, 6), 0.5)
+    similarity[0, 5] = 1.0
+    mask = torch.zeros(60, 90, dtype=torch.bool)
+    mask[25:35, 35:40] = True  # in cells (2, 2) and (3, 2), a third of each cell's width
+    left = without_object(similarity, mask)
+    assert left[1:5, 1:4].eq(0).all()
+    assert left[:2, 4:].eq(0).all()  # the peak and what is beside it
+    assert left[5].eq(0.5).all() and left[:, 0].eq(0.5).all()
 
 
 # ---------------------------------------------------------------- merging
