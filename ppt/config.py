@@ -41,6 +41,13 @@ class ReferData(_Config):
     split: str | tuple[str, ...] = "train"
 
 
+class TableData(_Config):
+    """One's own pictures and expressions: a CSV or JSON Lines table, see docs/data.md."""
+
+    format: Literal["table"]
+    path: Path
+
+
 class ToyboxScenes(_Config):
     """Scenes with expressions from the embedded world."""
 
@@ -60,6 +67,20 @@ class ImageFolderData(_Config):
     seed: int = 0
 
 
+class MiniImageNetData(_Config):
+    """Object-centric pictures of mini-ImageNet, by Ravi and Larochelle's train, val, test.csv.
+
+    All three splits unless told otherwise (our choice: the paper names none, and their classes are
+    kept apart for few-shot learning, which nobody does here).
+    """
+
+    format: Literal["mini_imagenet"]
+    root: Path
+    split: str | tuple[str, ...] = ("train", "val", "test")
+    max_pictures: int | None = Field(None, gt=0)  # seeded choice; the paper takes 2,836
+    seed: int = 0
+
+
 class ToyboxObjects(_Config):
     """Object-centric pictures from the embedded world."""
 
@@ -68,8 +89,10 @@ class ToyboxObjects(_Config):
     seed: int
 
 
-ReferringData = Annotated[ReferData | ToyboxScenes, Field(discriminator="format")]
-ObjectCentricData = Annotated[ImageFolderData | ToyboxObjects, Field(discriminator="format")]
+ReferringData = Annotated[ReferData | TableData | ToyboxScenes, Field(discriminator="format")]
+ObjectCentricData = Annotated[
+    ImageFolderData | MiniImageNetData | ToyboxObjects, Field(discriminator="format")
+]
 
 
 class Data(_Config):
@@ -324,7 +347,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[leaf] = value
 
 
-_UNION_TAGS = {"refer", "toybox_scenes", "imagenet", "toybox_objects"}
+_UNION_TAGS = {"refer", "table", "toybox_scenes", "imagenet", "mini_imagenet", "toybox_objects"}
 
 
 def _explain(error: Any) -> str:

@@ -1,61 +1,53 @@
 """Object-centric pictures in folders: ImageNet's layout, or one folder for each class.
 
-    <root>/train/<wnid>/*.JPEG with <root>/LOC_synset_mapping.txt     ImageNet as Kaggle packs it
-    <root>/<class name>/*.jpg                                         one's own
+    <root>/train/<wnid>/*.JPEG with <root>/LOC_synset_mapping.txt          ImageNet
+    <root>/ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG, the mapping as above   as Kaggle packs it
+    <root>/<class name>/*.jpg                                              one's own
 
 A picture's key is its path below the folder of classes. Section 4.1 takes 2,836 pictures of
-ImageNet's training set: `max_pictures`.
+mini-ImageNet (`mini_imagenet.py`): `max_pictures`.
 """
 
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ppt.config import ImageFolderData
-from ppt.data.pictures import UnreadablePicture, check_picture
+from ppt.data.pictures import check_picture, num_bytes, read_picture
 from ppt.data.sources import RawMask, RawPicture, Rejected, fingerprint_of
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 _MAPPING = "LOC_synset_mapping.txt"
+_WNID = re.compile(r"n\d{8}")
 
 
-class ImageFolderSource:
-    """Pictures with a class name. Opening it lists the files and reads none."""
+class ClassPictures:
+    """Pictures below a folder, each with the name of its class: all that is one per picture."""
 
-    def __init__(self, config: ImageFolderData) -> None:
-        """Raises `FileNotFoundError` or `ValueError` that names the field and the path."""
-        root = config.root
-        if not root.is_dir():
-            raise FileNotFoundError(f"object-centric root {str(root)!r} is no folder: set `root`")
-        mapping = root / _MAPPING
-        self._names = _read_mapping(mapping) if mapping.is_file() else {}
-        self._folder = root / "train" if (root / "train").is_dir() else root
-        keys = sorted(
-            f"{folder.name}/{path.name}"
-            for folder in self._folder.iterdir()
-            if folder.is_dir()
-            for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES
-        )
-        if not keys:
-            raise ValueError(
-                f"object-centric root {str(root)!r} has no picture in a folder for its class"
-            )
-        if config.max_pictures is not None and config.max_pictures < len(keys):
-            rng = np.random.default_rng(config.seed)
-            chosen = rng.choice(len(keys), config.max_pictures, replace=False)
+    def __init__(
+        self, folder: Path, classes: Mapping[str, str], max_pictures: int | None, seed: int
+    ) -> None:
+        """`classes`: key -> class name. A key is a path below `folder`; at most `max_pictures`
+        are taken, chosen by `seed`."""
+        keys = sorted(classes)
+        self._wanted = max_pictures
+        if max_pictures is not None and max_pictures < len(keys):
+            rng = np.random.default_rng(seed)
+            chosen = rng.choice(len(keys), max_pictures, replace=False)
             keys = [keys[i] for i in sorted(chosen.tolist())]
-        self._keys = keys
+        self._folder = folder
+        self._classes = {key: classes[key] for key in keys}
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Pictures by key, number of bytes and class name."""
-        sizes = {key: (self._folder / key).stat().st_size for key in self._keys}
-        rows = [[key, sizes[key], self.class_name(key)] for key in self._keys]
+        rows = [[k, num_bytes(self._folder / k), name] for k, name in self._classes.items()]
         return fingerprint_of(["imagenet", *rows])
 
     @property
@@ -63,30 +55,77 @@ class ImageFolderSource:
         """There is no ground truth: that of the samples."""
         return self.fingerprint
 
+    @property
+    def note(self) -> str | None:
+        """Where there are fewer pictures than `max_pictures` asks for."""
+        if self._wanted is None or self._wanted <= len(self._classes):
+            return None
+        return f"max_pictures is {self._wanted}, but only {len(self._classes)} are there"
+
     def keys(self) -> list[str]:
-        return list(self._keys)
+        return list(self._classes)
 
     def num_expressions(self, key: str) -> int:
         return 1
 
-    def class_name(self, key: str) -> str:
-        """The first synonym of the folder's synset, or the folder's name with spaces."""
-        folder = key.partition("/")[0]
-        return self._names.get(folder) or folder.replace("_", " ").strip()
-
     def read(self, key: str) -> RawPicture:
-        try:
-            image = (self._folder / key).read_bytes()
-        except FileNotFoundError:
-            raise UnreadablePicture(f"picture {key} is missing from {self._folder}") from None
-        except OSError as error:
-            raise UnreadablePicture(f"picture {key} cannot be read: {error}") from None
+        image = read_picture(self._folder, key)
         check_picture(image)
-        return RawPicture(image, self.class_name(key))
+        return RawPicture(image, self._classes[key])
 
     def read_ground_truth(self, key: str) -> tuple[list[RawMask], list[Rejected]]:
         """Nobody drew masks on these pictures."""
         return [], []
+
+
+class ImageFolderSource(ClassPictures):
+    """A folder for each class, named by its wnid or its name. Opening it lists the files."""
+
+    def __init__(self, config: ImageFolderData) -> None:
+        """Raises `FileNotFoundError` or `ValueError` that names the field and the path."""
+        root = config.root
+        if not root.is_dir():
+            raise FileNotFoundError(f"object-centric root {str(root)!r} is no folder: set `root`")
+        folder = _folder_of_classes(root)
+        pictures = [
+            (inner.name, path.name)
+            for inner in folder.iterdir()
+            if inner.is_dir()
+            for path in inner.iterdir()
+            if path.suffix.lower() in SUFFIXES
+        ]
+        if not pictures:
+            raise ValueError(
+                f"object-centric root {str(root)!r} has no picture in a folder for its class"
+            )
+        names = class_names(root, {name for name, _ in pictures})
+        classes = {f"{inner}/{name}": names[inner] for inner, name in pictures}
+        super().__init__(folder, classes, config.max_pictures, config.seed)
+
+
+def _folder_of_classes(root: Path) -> Path:
+    for inner in ("train", "ILSVRC/Data/CLS-LOC/train"):
+        folder = root / inner
+        # One's own class may be called "train": then it holds pictures, no folders.
+        if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()):
+            return folder
+    return root
+
+
+def class_names(root: Path, labels: Iterable[str]) -> dict[str, str]:
+    """A name for each label: the first synonym of a wnid, any other label with spaces for `_`.
+
+    Wnids are looked up in <root>/LOC_synset_mapping.txt; `ValueError` if one has no name there.
+    """
+    mapping = root / _MAPPING
+    known = _read_mapping(mapping) if mapping.is_file() else {}
+    names = {label: known.get(label) or label.replace("_", " ").strip() for label in labels}
+    if nameless := sorted(label for label in names if _WNID.fullmatch(names[label])):
+        raise ValueError(
+            f"ImageNet classes without a name: {len(nameless)}, {nameless[0]!r} is one; put "
+            f"ImageNet's {_MAPPING} at {str(mapping)!r}, lines like 'n01440764 tench, Tinca tinca'"
+        )
+    return names
 
 
 def _read_mapping(path: Path) -> dict[str, str]:

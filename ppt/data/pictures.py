@@ -6,6 +6,9 @@ Pixels are uint8 [height, width, 3] RGB, upright (EXIF orientation applied).
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,10 +29,7 @@ def check_picture(data: bytes) -> np.ndarray:
     Grey, palette, 16-bit and CMYK pictures become RGB, transparency lies on white. Raises
     `UnreadablePicture` for bytes that are no picture, a truncated file, a side below `MIN_SIDE`.
     """
-    if not data:
-        raise UnreadablePicture("picture is an empty file")
-    try:
-        picture = Image.open(io.BytesIO(data))
+    with _decoding("picture", data) as picture:
         width, height = picture.size
         if min(width, height) < MIN_SIDE:
             raise UnreadablePicture(
@@ -37,12 +37,59 @@ def check_picture(data: bytes) -> np.ndarray:
             )
         picture.load()
         return np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+
+
+def check_mask(data: bytes) -> np.ndarray:
+    """Decode a mask, PNG or another lossless format, to bool [H, W]: True where it is not black.
+
+    Transparent pixels are False. Raises `UnreadablePicture` as `check_picture` does, and for JPEG,
+    whose blurred edges are nowhere black.
+    """
+    with _decoding("mask", data) as picture:
+        if picture.format == "JPEG":
+            raise UnreadablePicture("mask is a JPEG, which blurs its edge: save it as PNG")
+        if picture.mode in ("1", "L", "F") or picture.mode.startswith("I"):
+            return np.asarray(picture) != 0
+        pixels = np.asarray(picture.convert("RGBA"))
+        return pixels[..., :3].any(-1) & (pixels[..., 3] > 0)
+
+
+@contextmanager
+def _decoding(what: str, data: bytes) -> Iterator[Image.Image]:
+    """The picture of some bytes; what fails within is an `UnreadablePicture`."""
+    if not data:
+        raise UnreadablePicture(f"{what} is an empty file")
+    try:
+        yield Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         raise UnreadablePicture(f"no picture format begins like these {len(data)} bytes") from None
     except Image.DecompressionBombError as error:
-        raise UnreadablePicture(f"picture is too large: {error}") from None
-    except (OSError, SyntaxError, EOFError, IndexError) as error:
-        raise UnreadablePicture(f"picture cannot be decoded: {error}") from None
+        raise UnreadablePicture(f"{what} is too large: {error}") from None
+    except UnreadablePicture:
+        raise
+    except (OSError, SyntaxError, EOFError, IndexError, ValueError) as error:
+        raise UnreadablePicture(f"{what} cannot be decoded: {error}") from None
+
+
+def read_picture(folder: Path, name: str, what: str = "picture") -> bytes:
+    """The file's bytes as they are; raises `UnreadablePicture` if there is none to be read."""
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise UnreadablePicture(f"{what} {name} is missing from {folder}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UnreadablePicture(f"{what} {name} cannot be read: {error}") from None
+
+
+def num_bytes(path: Path) -> int | None:
+    """A picture's size on disk, None where there is none: what fingerprints take for its content.
+
+    Hashing RefCOCO's 3 GB of pictures at each command would cost more than it finds.
+    """
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:  # a name too long, a folder that may not be entered
+        return None
 
 
 def picture_size(data: bytes) -> tuple[int, int]:

@@ -13,13 +13,15 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ppt.config import ReferData
-from ppt.data.pictures import UnreadablePicture, check_picture
+from ppt.data.expected import SplitCount, count_splits, tell_partial
+from ppt.data.pictures import UnreadablePicture, check_picture, num_bytes, read_picture
 from ppt.data.sources import (
     RawExpression,
     RawMask,
@@ -37,10 +39,26 @@ IMAGE_FOLDERS = (
     "train2014",
     "mscoco/images/train2014",
     "mscoco/train2014",
+    "coco/images/train2014",
     "coco/train2014",
     "images",
 )
 """Where pictures are looked for, below the root and then beside it."""
+
+
+_REF_KEYS = {"ref_id", "ann_id", "image_id", "split", "sentences"}
+_UNLISTED = "image_id "
+_NO_PICKLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+)  # what the bytes of another file make of an unpickler
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -56,81 +74,40 @@ class ReferSource:
     def __init__(self, config: ReferData) -> None:
         """Raises `FileNotFoundError` or `ValueError` that names the field and the path."""
         self._config = config
-        if not config.root.is_dir():
-            raise FileNotFoundError(f"data root {str(config.root)!r} is no folder: set `root`")
-        self._folder = config.root / config.dataset
-        if not self._folder.is_dir():
-            found = sorted(p.parent.name for p in config.root.glob("*/instances.json"))
-            raise FileNotFoundError(
-                f"dataset {config.dataset!r} is not in {str(config.root)!r} (there: {found})"
-            )
-        self._pictures = self._read_pictures()
-        self._refs = self._read_refs()
-        self._images = self._find_images()
-
-    def _read_refs(self) -> dict[str, list[dict]]:
-        """The chosen splits' refs by picture, in the file's order."""
-        path = self._folder / f"refs({self._config.split_by}).p"
-        if not path.is_file():
-            found = sorted(p.name for p in self._folder.glob("refs(*).p"))
-            raise FileNotFoundError(
-                f"split_by {self._config.split_by!r}: no {str(path)!r} (there: {found})"
-            )
-        try:
-            with path.open("rb") as stream:
-                refs = _PlainUnpickler(stream, encoding="latin1").load()
-        except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError) as error:
-            raise ValueError(f"{str(path)!r} is no list of refs: {error}") from None
+        file_names = _file_names(config)
+        refs = _read_refs(config)
         known = {ref["split"] for ref in refs}
-        splits = self._splits()
-        if missing := sorted(set(splits) - known):
-            raise ValueError(f"split {missing} is not in {str(path)!r} (there: {sorted(known)})")
-        chosen: dict[str, list[dict]] = {}
+        splits = (config.split,) if isinstance(config.split, str) else config.split
+        if absent := sorted(set(splits) - known):
+            raise ValueError(
+                f"split {absent} is not in {str(_refs_path(config))!r} (there: {sorted(known)})"
+            )
+        self._refs: dict[str, list[dict]] = {}  # by picture, in the file's order
         for ref in refs:
             if ref["split"] in splits:
-                if ref["image_id"] not in self._pictures:
-                    raise ValueError(
-                        f"ref {ref['ref_id']} names image {ref['image_id']}, "
-                        f"which {str(self._folder / 'instances.json')!r} does not list"
-                    )
-                chosen.setdefault(self._pictures[ref["image_id"]], []).append(ref)
-        return chosen
+                self._refs.setdefault(_picture_of(ref, file_names), []).append(ref)
+        images = _find_images(config, self._refs)
+        if images is None:
+            raise FileNotFoundError(
+                f"no folder with the pictures of root {str(config.root)!r}: "
+                f"looked for {IMAGE_FOLDERS}"
+            )
+        self._images = images
 
-    def _splits(self) -> tuple[str, ...]:
-        split = self._config.split
-        return (split,) if isinstance(split, str) else tuple(split)
-
-    def _load_instances(self) -> dict:
-        path = self._folder / "instances.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"dataset {self._config.dataset!r}: no {str(path)!r}")
-        try:
-            return json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{str(path)!r} is no JSON: {error}") from None
-
-    def _read_pictures(self) -> dict[int, str]:
-        """File names by image id; the annotations beside them are dropped unread."""
-        return {image["id"]: image["file_name"] for image in self._load_instances()["images"]}
-
-    def _find_images(self) -> Path:
-        root = self._config.root
-        places = [base / f for base in (root, root.parent) for f in IMAGE_FOLDERS]
-        folders = [place for place in places if place.is_dir()]
-        for folder in folders:
-            if any((folder / key).is_file() for key in self._refs):
-                return folder
-        if folders:
-            return folders[0]
-        raise FileNotFoundError(
-            f"no folder with the pictures of root {str(root)!r}: looked for {IMAGE_FOLDERS}"
-        )
+    @property
+    def note(self) -> str | None:
+        """What a partial data set lacks of the chosen splits."""
+        config = self._config
+        refs = [(ref["split"], key) for key in self.keys() for ref in self._refs[key]]
+        counts = count_splits(refs, self._images, config.dataset, config.split_by)
+        told = tell_partial({split: counts[split] for split, _ in refs})
+        return told and f"{config.dataset} ({config.split_by}) is partial: {told}"
 
     @functools.cached_property
     def _annotations(self) -> dict[int, dict]:
         """Ground truth: opened by `read_ground_truth` and its fingerprint, by nothing else."""
         wanted = {ref["ann_id"] for refs in self._refs.values() for ref in refs}
-        annotations = self._load_instances().get("annotations", [])
+        annotations = _load_instances(_instances_path(self._config)).get("annotations", [])
         return {a["id"]: a for a in annotations if a["id"] in wanted}
 
     @functools.cached_property
@@ -138,9 +115,8 @@ class ReferSource:
         """Pictures by name and number of bytes, expressions by id and text."""
         parts: list[Any] = ["refer"]
         for key in self.keys():
-            path = self._images / key
-            num_bytes = path.stat().st_size if path.is_file() else None
-            parts.append([key, num_bytes, [(e.expression_id, e.text) for e in self._raw(key)]])
+            texts = [(e.expression_id, e.text) for e in self._raw(key)]
+            parts.append([key, num_bytes(self._images / key), texts])
         return fingerprint_of(parts)
 
     @functools.cached_property
@@ -167,13 +143,9 @@ class ReferSource:
         ]
 
     def _read_image(self, key: str) -> tuple[bytes, tuple[int, int]]:
-        path = self._images / key
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise UnreadablePicture(f"picture {key} is missing from {self._images}") from None
-        except OSError as error:
-            raise UnreadablePicture(f"picture {key} cannot be read: {error}") from None
+        if key.startswith(_UNLISTED):
+            raise UnreadablePicture(f"{key} is not listed in instances.json")
+        data = read_picture(self._images, key)
         return data, check_picture(data).shape[:2]
 
     def read(self, key: str) -> RawPicture:
@@ -203,4 +175,104 @@ class ReferSource:
     def _mask(self, ann_id: int, size: tuple[int, int]) -> np.ndarray:
         if ann_id not in self._annotations:
             raise ValueError("instances.json does not list it")
-        return annotation_to_mask(self._annotations[ann_id].get("segmentation"), size)
+        segmentation = self._annotations[ann_id].get("segmentation")
+        try:
+            return annotation_to_mask(segmentation, size)
+        except (TypeError, KeyError, OverflowError) as error:
+            raise ValueError(f"segmentation is neither polygons nor RLE: {error}") from None
+
+
+# ---------------------------------------------------------------- the index
+
+
+def split_counts(config: ReferData) -> dict[str, SplitCount]:
+    """Refs and pictures of every split of a data set, published or there, whatever `split` says.
+
+    Raises as `ReferSource` does where the index cannot be read; pictures may be missing, all of
+    them too.
+    """
+    file_names = _file_names(config)
+    refs = [(ref["split"], _picture_of(ref, file_names)) for ref in _read_refs(config)]
+    images = _find_images(config, {name for _, name in refs})
+    return count_splits(refs, images, config.dataset, config.split_by)
+
+
+def _folder(config: ReferData) -> Path:
+    if not config.root.is_dir():
+        raise FileNotFoundError(f"data root {str(config.root)!r} is no folder: set `root`")
+    folder = config.root / config.dataset
+    if not folder.is_dir():
+        found = sorted(p.parent.name for p in config.root.glob("*/instances.json"))
+        raise FileNotFoundError(
+            f"dataset {config.dataset!r} is not in {str(config.root)!r} (there: {found})"
+        )
+    return folder
+
+
+def _refs_path(config: ReferData) -> Path:
+    return _folder(config) / f"refs({config.split_by}).p"
+
+
+def _read_refs(config: ReferData) -> list[dict]:
+    path = _refs_path(config)
+    if not path.is_file():
+        found = sorted(p.name for p in path.parent.glob("refs(*).p"))
+        raise FileNotFoundError(f"split_by {config.split_by!r}: no {str(path)!r} (there: {found})")
+    try:
+        with path.open("rb") as stream:
+            refs = _PlainUnpickler(stream, encoding="latin1").load()
+    except _NO_PICKLE as error:
+        raise ValueError(f"{str(path)!r} is no list of refs: {error}") from None
+    if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
+        raise ValueError(f"{str(path)!r} is no list of refs: it holds a {type(refs).__name__}")
+    for number, ref in enumerate(refs):
+        if lacking := sorted(_REF_KEYS - ref.keys()):
+            raise ValueError(f"{str(path)!r}: ref {number} lacks {lacking}")
+        if not all({"sent_id", "sent"} <= sentence.keys() for sentence in ref["sentences"]):
+            raise ValueError(f"{str(path)!r}: ref {number} has a sentence without sent_id or sent")
+    return refs
+
+
+def _instances_path(config: ReferData) -> Path:
+    path = _folder(config) / "instances.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"dataset {config.dataset!r}: no {str(path)!r}")
+    return path
+
+
+def _load_instances(path: Path) -> dict:
+    try:
+        instances = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON: {error}") from None
+    if not isinstance(instances, dict) or "images" not in instances:
+        raise ValueError(f"{str(path)!r} has no `images`: COCO's instances have")
+    return instances
+
+
+def _file_names(config: ReferData) -> dict[int, str]:
+    """File names by image id; the annotations beside them are dropped unread."""
+    path = _instances_path(config)
+    state = path.stat()
+    return _parsed_file_names(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed_file_names(path: Path, mtime_ns: int, num_bytes: int) -> dict[int, str]:
+    """RefCOCO's file has 100 MB, and a curriculum opens three of its splits."""
+    return {image["id"]: image["file_name"] for image in _load_instances(path)["images"]}
+
+
+def _picture_of(ref: dict, file_names: Mapping[int, str]) -> str:
+    """The picture's key; one that no file can have where instances.json does not list it."""
+    return file_names.get(ref["image_id"], f"{_UNLISTED}{ref['image_id']}")
+
+
+def _find_images(config: ReferData, names: Collection[str]) -> Path | None:
+    """The first of the usual folders that has one of the pictures, else the first that exists."""
+    places = [base / f for base in (config.root, config.root.parent) for f in IMAGE_FOLDERS]
+    folders = [place for place in places if place.is_dir()]
+    for folder in folders:
+        if any((folder / name).is_file() for name in names):
+            return folder
+    return folders[0] if folders else None

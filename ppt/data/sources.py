@@ -14,10 +14,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ppt.config import ImageFolderData, ReferData, ToyboxObjects, ToyboxScenes
+from ppt.config import (
+    ImageFolderData,
+    MiniImageNetData,
+    ReferData,
+    TableData,
+    ToyboxObjects,
+    ToyboxScenes,
+)
 from ppt.data.pictures import UnreadablePicture
 
 __all__ = [
+    "AnyData",
     "RawExpression",
     "RawMask",
     "RawPicture",
@@ -27,6 +35,8 @@ __all__ = [
     "fingerprint_of",
     "open_source",
 ]
+
+AnyData = ReferData | TableData | ToyboxScenes | ImageFolderData | MiniImageNetData | ToyboxObjects
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,11 @@ class Source(Protocol):
 
     @property
     def ground_truth_fingerprint(self) -> str:
-        """Hash of all that the ground truth depends on."""
+        """Hash of all that the ground truth depends on; `ValueError` where there can be none."""
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know before hours are spent: that a data set is partial, say."""
 
     def keys(self) -> list[str]:
         """The pictures' keys."""
@@ -94,17 +108,25 @@ class Source(Protocol):
         """The masks of a picture's expressions, and the expressions that have no usable one."""
 
 
-def open_source(config: ReferData | ToyboxScenes | ImageFolderData | ToyboxObjects) -> Source:
+def open_source(config: AnyData) -> Source:
     """The source of a data configuration; errors name the field and the path that is wrong."""
     match config:
         case ReferData():
             from ppt.data.refer import ReferSource
 
             return ReferSource(config)
+        case TableData():
+            from ppt.data.table import TableSource
+
+            return TableSource(config)
         case ImageFolderData():
             from ppt.data.object_centric import ImageFolderSource
 
             return ImageFolderSource(config)
+        case MiniImageNetData():
+            from ppt.data.mini_imagenet import MiniImageNetSource
+
+            return MiniImageNetSource(config)
         case ToyboxScenes():
             from ppt.data.toybox import ToyboxSceneSource
 

@@ -47,6 +47,10 @@ class _ToyboxSource(ABC, Generic[Config]):
         """Masks are drawn with the pictures."""
         return self.fingerprint
 
+    @property
+    def note(self) -> str | None:
+        return None
+
     def keys(self) -> list[str]:
         seed = self._config.seed
         return [f"{self.prefix}-{seed}-{i:06d}" for i in range(self._config.num_pictures)]

@@ -78,7 +78,9 @@ def check_inputs(curriculum: Curriculum) -> None:
     """Open every data set and both encoders before Ray starts; ConfigError says what is wrong."""
     try:
         for name in ("referring", "object_centric", "validation", "evaluation"):
-            ingest.open_source(getattr(curriculum.data, name))
+            source = ingest.open_source(getattr(curriculum.data, name))
+            if name in ("validation", "evaluation"):
+                _ = source.ground_truth_fingerprint  # says so if there can be no truth
         features.encoder_spec(curriculum.model)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error

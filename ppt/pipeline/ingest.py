@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from rich.markup import escape
 
-from ppt.config import ImageFolderData, ReferData, ToyboxObjects, ToyboxScenes
 from ppt.data import sources
 from ppt.data.pictures import check_picture, flip_picture
-from ppt.data.sources import Source, UnreadablePicture
+from ppt.data.sources import AnyData, Source, UnreadablePicture
 from ppt.expressions import object_centric_expression
 from ppt.masks import encode_rle
 from ppt.pipeline.passes import Pool
+from ppt.pipeline.progress import console
 from ppt.schema import GROUND_TRUTH, QUARANTINE, SAMPLES
 from ppt.store import DATA, BucketOutput, Count, Node, Store, bucket_of, digest_of
 from ppt.store import QUARANTINE as REJECTED
-
-AnyData = ReferData | ToyboxScenes | ImageFolderData | ToyboxObjects
 
 open_source = functools.cache(sources.open_source)  # a process reads a source's index once
 
@@ -146,6 +145,8 @@ def prepare_samples(
 ) -> Node:
     """The `samples` table of a source. Quarantined: unreadable pictures, empty expressions."""
     source = open_source(data)
+    if note := source.note:
+        console.print(f"[yellow]note:[/] {name}: {escape(note)}", highlight=False, soft_wrap=True)
     spec = {"source": source.fingerprint, "num_buckets": num_buckets, "seed": seed}
     node = store.node("samples", spec, buckets=num_buckets)
     process = _PrepareSamples(data, num_buckets, seed)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppt.data.pictures import UnreadablePicture, check_picture, encode_picture, flip_picture
+from ppt.data.pictures import (
+    UnreadablePicture,
+    check_mask,
+    check_picture,
+    encode_picture,
+    flip_picture,
+)
 
 
 def encoded(picture: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -69,6 +75,14 @@ def test_a_tiny_picture_is_unreadable(size):
 def test_other_bytes_are_unreadable(data, message):
     with pytest.raises(UnreadablePicture, match=message):
         check_picture(data)
+
+
+@pytest.mark.parametrize("check", [check_picture, check_mask])
+def test_a_png_with_a_broken_header_is_unreadable(pixels, check):
+    data = bytearray(encoded(Image.fromarray(pixels)))
+    data[11] = 5  # bytes in the header's chunk
+    with pytest.raises(UnreadablePicture, match="cannot be decoded|no picture format"):
+        check(bytes(data))
 
 
 def test_small_pictures_are_stored_losslessly_and_large_ones_as_jpeg(pixels):

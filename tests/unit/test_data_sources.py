@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppt.config import ImageFolderData, ReferData, ToyboxObjects, ToyboxScenes
+from ppt.config import (
+    ImageFolderData,
+    MiniImageNetData,
+    ReferData,
+    ToyboxObjects,
+    ToyboxScenes,
+)
 from ppt.data.pictures import check_picture
 from ppt.data.sources import UnreadablePicture, open_source
 
@@ -277,6 +283,111 @@ def test_folders_without_pictures_are_named(tmp_path):
         imagenet(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no picture in a folder"):
         imagenet(tmp_path)
+
+
+def test_fewer_pictures_than_asked_for_are_told():
+    assert imagenet(SHARED / "imagenet-sample", max_pictures=20).note is None
+    note = imagenet(SHARED / "imagenet-sample", max_pictures=2836).note
+    assert note == "max_pictures is 2836, but only 250 are there"
+
+
+@pytest.mark.parametrize("inner", ["train", "ILSVRC/Data/CLS-LOC/train"])
+def test_wnids_need_their_names(tmp_path, inner):
+    folder = tmp_path / inner / "n02123045"
+    folder.mkdir(parents=True)
+    (folder / "a.JPEG").write_bytes(jpeg())
+    with pytest.raises(ValueError, match="n02123045.*put ImageNet's LOC_synset_mapping.txt at"):
+        imagenet(tmp_path)
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n02123045 tabby, tabby cat\n")
+    source = imagenet(tmp_path)
+    assert source.keys() == ["n02123045/a.JPEG"]
+    assert source.read("n02123045/a.JPEG").class_name == "tabby"
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("train", "bus"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(jpeg())
+    assert imagenet(tmp_path).keys() == ["bus/a.jpg", "train/a.jpg"]
+
+
+# ---------------------------------------------------------------- mini-ImageNet
+
+MAPPING = """n01532829 house finch, linnet, Carpodacus mexicanus
+n02091244 Ibizan hound, Ibizan Podenco
+n01930112 nematode, nematode worm, roundworm
+"""
+
+
+@pytest.fixture
+def mini(tmp_path):
+    """A class in each split, three pictures each; one of val's is not there."""
+    (tmp_path / "images").mkdir()
+    wnids = {"train": "n01532829", "val": "n02091244", "test": "n01930112"}
+    for split, wnid in wnids.items():
+        names = [f"{wnid}0000000{i}.jpg" for i in range(3)]
+        (tmp_path / f"{split}.csv").write_text(
+            "filename,label\n" + "".join(f"{name},{wnid}\n" for name in names)
+        )
+        for name in names:
+            (tmp_path / "images" / name).write_bytes(jpeg())
+    (tmp_path / "images" / "n0209124400000002.jpg").unlink()
+    (tmp_path / "LOC_synset_mapping.txt").write_text(MAPPING)
+    return tmp_path
+
+
+def mini_imagenet(root, **changes):
+    return open_source(MiniImageNetData(format="mini_imagenet", root=root, **changes))
+
+
+def test_mini_imagenet(mini):
+    source = mini_imagenet(mini)
+    assert len(source.keys()) == 9 and source.keys() == sorted(source.keys())
+    picture = source.read("n0153282900000001.jpg")
+    assert picture.class_name == "house finch" and picture.expressions == []
+    assert check_picture(picture.image).shape == (30, 40, 3)
+    with pytest.raises(UnreadablePicture, match="n0209124400000002.jpg is missing from .*images"):
+        source.read("n0209124400000002.jpg")
+    classes = {source.read(key).class_name for key in mini_imagenet(mini, split="test").keys()}
+    assert classes == {"nematode"}
+    assert len(mini_imagenet(mini, split=["train", "val"]).keys()) == 6
+
+
+def test_a_seeded_choice_of_mini_imagenet(mini):
+    chosen = mini_imagenet(mini, max_pictures=4, seed=1)
+    assert len(chosen.keys()) == 4 and chosen.note is None
+    assert chosen.keys() == mini_imagenet(mini, max_pictures=4, seed=1).keys()
+    assert chosen.fingerprint != mini_imagenet(mini).fingerprint
+    others = [mini_imagenet(mini, max_pictures=4, seed=seed).keys() for seed in range(2, 6)]
+    assert any(keys != chosen.keys() for keys in others)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("LOC_synset_mapping.txt", None, "without a name: 3, 'n01532829' is one; put Im"),
+        ("LOC_synset_mapping.txt", MAPPING[MAPPING.index("n02") :], "a name: 1, 'n01532829'"),
+        ("val.csv", None, r"split 'val': no .*val.csv' \(there: \['test', 'train'\]\)"),
+        ("val.csv", "file,label\na.jpg,n02091244\n", r"val.csv.*no column \['filename'\]"),
+        ("val.csv", "filename,label\na.jpg,\n", "val.csv' has a row without filename or label"),
+        ("val.csv", "filename,label\na.jpg\n", "val.csv' has a row without filename or label"),
+    ],
+)
+def test_what_mini_imagenet_lacks_is_named(mini, name, content, message):
+    (mini / name).unlink()
+    if content is not None:
+        (mini / name).write_text(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        mini_imagenet(mini)
+
+
+def test_mini_imagenet_needs_its_pictures(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no folder `images`: set `root`"):
+        mini_imagenet(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train.csv").write_text("filename,label\n")
+    with pytest.raises(ValueError, match=r"split \['train'\] of .* lists no picture"):
+        mini_imagenet(tmp_path, split="train")
 
 
 # ---------------------------------------------------------------- toybox

@@ -1,0 +1,275 @@
+"""One's own pictures and expressions: a table, CSV with a header or JSON Lines.
+
+    picture      path, from the table's folder; several rows may name one picture
+    expression   the text
+    id           optional, unique; else "<picture>-<number among its rows>"
+    kind         optional: class, colour, position, relation ... scores are told apart by it
+    mask         for evaluation: path of a lossless picture whose non-zero pixels are the object
+    polygon      or this: [x0, y0, x1, y1, ...] in pixels, or a list of such, whose union it is
+
+Masks and polygons are of the picture as it is shown, EXIF orientation applied. Other columns are
+left alone. A broken row is quarantined under its picture, or "<table> line <n>" if it names none.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from posixpath import normpath
+from typing import Any
+
+import numpy as np
+
+from ppt.config import TableData
+from ppt.data.pictures import UnreadablePicture, check_mask, check_picture, num_bytes, read_picture
+from ppt.data.sources import (
+    RawExpression,
+    RawMask,
+    RawPicture,
+    Rejected,
+    fingerprint_of,
+    split_expressions,
+)
+from ppt.masks import polygons_to_mask
+
+REQUIRED = ("picture", "expression")
+TRUTH = ("mask", "polygon")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One expression. `fault` says why the row cannot be used; then nothing else of it is."""
+
+    expression_id: str
+    text: str = ""
+    kind: str | None = None
+    mask: Any = None
+    polygon: Any = None
+    fault: str | None = None
+
+
+class TableSource:
+    """A table's pictures in the order of their first rows. Opening it reads the table alone."""
+
+    def __init__(self, config: TableData) -> None:
+        """Raises `FileNotFoundError` or `ValueError` that names the field and the path."""
+        self._path = config.path
+        self._folder = config.path.parent
+        if not config.path.is_file():
+            raise FileNotFoundError(f"table {str(config.path)!r} is no file: set `path`")
+        lines = list(_READERS.get(config.path.suffix.lower(), _unknown)(config.path))
+        if not lines:
+            raise ValueError(f"table {str(config.path)!r} has no row")
+        self._columns = sorted({c for _, row in lines if isinstance(row, dict) for c in row})
+        if self._columns and (lacking := [c for c in REQUIRED if c not in self._columns]):
+            raise ValueError(
+                f"table {str(config.path)!r} has no column {lacking} (there: {self._columns})"
+            )
+        self._rows: dict[str, list[_Row]] = {}  # by picture
+        lines_of_ids: dict[str, int] = {}
+        for number, content in lines:
+            self._add(number, content, lines_of_ids)
+
+    def _add(
+        self, number: int, content: dict[str, Any] | str, lines_of_ids: dict[str, int]
+    ) -> None:
+        """A line of the table: its cells, or what is wrong with it."""
+        nameless = f"{self._path.name} line {number}"
+        if isinstance(content, str):
+            self._rows[nameless] = [_Row(nameless, fault=f"line {number} {content}")]
+            return
+        picture, text = content.get("picture"), content.get("expression")
+        if not isinstance(picture, str) or not picture.strip():
+            fault = f"line {number} names no picture"
+            self._rows[nameless] = [_Row(nameless, fault=fault)]
+            return
+        key = normpath(picture.strip())
+        rows = self._rows.setdefault(key, [])
+        given = content.get("id")
+        expression_id = f"{key}-{len(rows)}" if _is_empty(given) else str(given).strip()
+        if expression_id in lines_of_ids:
+            fault = f"line {number}: id {expression_id!r} is line {lines_of_ids[expression_id]}'s"
+            rows.append(_Row(f"{nameless}: {expression_id}", fault=fault))
+            return
+        lines_of_ids[expression_id] = number
+        kind = content.get("kind")
+        rows.append(
+            _Row(
+                expression_id,
+                text if isinstance(text, str) else "",
+                None if _is_empty(kind) else str(kind).strip(),
+                content.get("mask"),
+                content.get("polygon"),
+            )
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Pictures by name and number of bytes, expressions by id and text, broken rows."""
+        parts: list[Any] = ["table"]
+        for key, rows in self._rows.items():
+            texts = [(row.expression_id, row.text, row.fault) for row in rows]
+            parts.append([key, num_bytes(self._folder / key), texts])
+        return fingerprint_of(parts)
+
+    @functools.cached_property
+    def ground_truth_fingerprint(self) -> str:
+        """The samples' fingerprint, kinds, polygons and the content of every mask."""
+        if not set(TRUTH) & set(self._columns):
+            raise ValueError(
+                f"table {str(self._path)!r} has no column 'mask' or 'polygon', which validation "
+                f"and evaluation need (there: {self._columns})"
+            )
+        parts: list[Any] = [self.fingerprint]
+        for rows in self._rows.values():
+            for row in rows:
+                content = [self._hash(row.mask), row.polygon]
+                parts.append([row.expression_id, row.kind, row.mask, *content])
+        return fingerprint_of(parts)
+
+    def _hash(self, mask: Any) -> str | None:
+        if _is_empty(mask) or not isinstance(mask, str):
+            return None
+        try:
+            return hashlib.sha256(read_picture(self._folder, mask)).hexdigest()
+        except UnreadablePicture:
+            return None
+
+    @property
+    def note(self) -> str | None:
+        return None
+
+    def keys(self) -> list[str]:
+        return list(self._rows)
+
+    def num_expressions(self, key: str) -> int:
+        return len(self._rows[key])
+
+    def _expressions(self, key: str) -> tuple[list[RawExpression], list[Rejected]]:
+        rows = self._rows[key]
+        faults = [Rejected(r.expression_id, r.fault) for r in rows if r.fault]
+        raw = [RawExpression(r.expression_id, r.text, r.kind) for r in rows if not r.fault]
+        kept, rejected = split_expressions(raw)
+        return kept, rejected + faults
+
+    def _read_image(self, key: str) -> tuple[bytes, tuple[int, int]]:
+        (first, *_) = self._rows[key]
+        if first.fault and key == first.expression_id:  # a row that names no picture
+            raise UnreadablePicture(first.fault)
+        image = read_picture(self._folder, key)
+        return image, check_picture(image).shape[:2]
+
+    def read(self, key: str) -> RawPicture:
+        image, _ = self._read_image(key)
+        return RawPicture(image, None, *self._expressions(key))
+
+    def read_ground_truth(self, key: str) -> tuple[list[RawMask], list[Rejected]]:
+        worded = {e.expression_id for e in self._expressions(key)[0]}
+        rows = [row for row in self._rows[key] if row.expression_id in worded]
+        try:
+            _, size = self._read_image(key)
+        except UnreadablePicture as error:
+            return [], [Rejected(row.expression_id, str(error)) for row in rows]
+        masks: list[RawMask] = []
+        rejected: list[Rejected] = []
+        for row in rows:
+            try:
+                masks.append(RawMask(row.expression_id, row.kind, self._mask(row, size)))
+            except ValueError as error:
+                rejected.append(Rejected(row.expression_id, str(error)))
+        return masks, rejected
+
+    def _mask(self, row: _Row, size: tuple[int, int]) -> np.ndarray:
+        """bool [height, width] = `size`; `ValueError` says why there is none."""
+        given = [name for name in TRUTH if not _is_empty(getattr(row, name))]
+        if len(given) != 1:
+            raise ValueError("both mask and polygon are given" if given else "no mask, no polygon")
+        if given == ["polygon"]:
+            mask, told = polygons_to_mask(_polygons(row.polygon, size), size), "polygon"
+        else:
+            if not isinstance(row.mask, str):
+                raise ValueError(f"mask is no path: {row.mask!r}")
+            mask = check_mask(read_picture(self._folder, row.mask, "mask"))
+            told = f"mask {row.mask}"
+            if mask.shape != size:
+                raise ValueError(f"{told} is {_wide(mask.shape)}, its picture {_wide(size)}")
+        if not mask.any():
+            raise ValueError(f"{told} covers no pixel of the picture")
+        return mask
+
+
+def _is_empty(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def _wide(size: tuple[int, ...]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _polygons(cell: Any, size: tuple[int, int]) -> list[list[float]]:
+    """One polygon or a list of them, as JSON text or as what JSON gave."""
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            raise ValueError(f"polygon is no JSON list: {cell[:60]!r}") from None
+    polygons = cell if isinstance(cell, list) and cell and isinstance(cell[0], list) else [cell]
+    for i, polygon in enumerate(polygons):
+        if not isinstance(polygon, list) or not all(type(v) in (int, float) for v in polygon):
+            raise ValueError(f"polygon {i} is no list of numbers [x0, y0, x1, y1, ...]")
+        # Beyond one picture's length outside it is a mistake, and costs time to fill.
+        low, high = -max(size), 2 * max(size)
+        if not all(low <= v <= high for v in polygon):
+            raise ValueError(f"polygon {i} lies far outside its picture of {_wide(size)} pixels")
+    return polygons
+
+
+# ---------------------------------------------------------------- lines: cells, or what is wrong
+
+Lines = Iterator[tuple[int, dict[str, Any] | str]]
+
+
+def _read_csv(path: Path) -> Lines:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = [name.strip() for name in next(rows, [])]
+        for row in rows:
+            if len(row) == len(header):
+                yield rows.line_num, dict(zip(header, row, strict=True))
+            elif row:
+                yield (
+                    rows.line_num,
+                    f"has {len(row)} cells, the header {len(header)}: text that holds a comma "
+                    'needs "quotes"',
+                )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"table {str(path)!r} is not UTF-8: {error}") from None
+    except csv.Error as error:
+        raise ValueError(f"table {str(path)!r} line {rows.line_num} is no CSV: {error}") from None
+
+
+def _read_json_lines(path: Path) -> Lines:
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        except (ValueError, RecursionError) as error:
+            yield number, f"is no JSON: {error}"
+        else:
+            yield number, row if isinstance(row, dict) else "is no JSON object"
+
+
+def _unknown(path: Path) -> Lines:
+    raise ValueError(f"table {str(path)!r} must end in {', '.join(_READERS)}")
+
+
+_READERS = {".csv": _read_csv, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines}
