@@ -32,7 +32,7 @@ from ppt.store import DATA, BucketOutput, Count, Node, Store, bucket_of
 from ppt.store import QUARANTINE as REJECTED
 
 COLUMNS = ("picture", "expression")
-PICTURES_PER_BUCKET = 32
+PICTURES_PER_BUCKET = 8
 """What an interruption may cost, and what an actor does between two steps of the bar."""
 
 
