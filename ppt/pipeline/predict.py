@@ -68,12 +68,13 @@ def predict_table(
     rows = read_table(Path(table))
     Predictor(checkpoint)  # wrong weights are told here, before Ray starts
     node, process = _pass_over(rows, checkpoint, Store(str(out)))
-    with connected(resources):
-        pool = Pool(resources)
-        try:
-            pool.run(node, process, title=f"predict {Path(table).name}", total=len(rows))
-        finally:
-            pool.close()
+    if not node.is_complete():
+        with connected(resources):
+            pool = Pool(resources)
+            try:
+                pool.run(node, process, title=f"predict {Path(table).name}", total=len(rows))
+            finally:
+                pool.close()
     return _export(node, Path(out))
 
 

@@ -99,7 +99,8 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
         assert iou(mask, alone.mask) > 0.98 or not mask.any()
 
     written = {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*")}
-    assert _predict(*command) == (code, output)
+    code, again = _predict(*command)
+    assert code == 0 and "predict pictures.csv" in output and "predict pictures.csv" not in again
     assert {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*")} == written
 
     (tmp_path / "gone.png").write_bytes(samples[0]["image"])  # it is looked for again
