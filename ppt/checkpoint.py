@@ -1,24 +1,30 @@
 """A checkpoint is a folder: the generator's parameters, the optimizer's state, plain facts.
 
-The frozen encoders are not in it: `metadata` should say which ones the generator belongs to.
+The frozen encoders are not in it: the manifest of a trained stage says which ones the generator
+belongs to, `open_checkpoint` reads it.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 
+from ppt.config import ConfigError, Model
 from ppt.models.frozen import hash_tensors
 
 GENERATOR = "generator.safetensors"
 OPTIMIZER = "optimizer.pt"
 METADATA = "metadata.json"
+MANIFEST = "manifest.json"
+SUMMARY = "summary.json"  # of a run
 
 
 def save_checkpoint(
@@ -64,3 +70,67 @@ def load_checkpoint(
 def digest(generator: nn.Module) -> str:
     """SHA-256 (hex) of the generator's parameters."""
     return hash_tensors(generator.state_dict())
+
+
+# ---------------------------------------------------------------- a trained stage's checkpoint
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A trained stage as it stands in a store, with all that is needed to build its model."""
+
+    folder: Path
+    digest: str
+    model: Model
+    encoders: dict[str, str] = field(hash=False)  # fingerprints of `clip` and `sam` in training
+
+
+def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoint:
+    """The checkpoint of `runs/<name>` after `stage` (None: its last one), or of its own folder.
+
+    Raises ConfigError that says what is missing.
+    """
+    folder = Path(run).expanduser().absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"checkpoint: {str(run)!r} is no folder{_runs_in(folder.parent)}")
+    if (folder / SUMMARY).exists():
+        folder = _of_run(folder, stage)
+    elif stage is not None:
+        raise ConfigError(f"stage {stage!r} can be chosen in a run's folder, not in {str(run)!r}")
+    missing = [name for name in (GENERATOR, MANIFEST) if not (folder / name).exists()]
+    if missing:
+        raise ConfigError(
+            f"checkpoint: {str(folder)!r} has no {' and no '.join(missing)}: give the folder of a "
+            f"finished run (with its {SUMMARY}) or of a trained stage{_runs_in(folder)}"
+        )
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return StoredCheckpoint(
+            folder,
+            manifest["digest"],
+            Model.model_validate(manifest["model"]),
+            manifest["made_from"]["spec"]["encoders"],
+        )
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise ConfigError(
+            f"checkpoint: {folder / MANIFEST} does not say which model it belongs to "
+            f"({type(error).__name__}: {error}): it is of another version; remove its folder and "
+            f"run `ppt train` again"
+        ) from None
+
+
+def _of_run(run: Path, stage: str | None) -> Path:
+    """The folder of a stage's checkpoint; of a stage with rounds the last one."""
+    summary = json.loads((run / SUMMARY).read_text())
+    names = [row["name"] for row in summary["stages"]]
+    fits = [n for n in names if stage is None or stage in (n, n.rpartition(".")[0])]
+    if not fits:
+        trained = ", ".join(names) or "no stage"
+        raise ConfigError(f"stage: {str(run)!r} has trained {trained}, got {stage!r}")
+    return run.parent / "store" / "checkpoints" / summary["digests"][f"checkpoints.{fits[-1]}"]
+
+
+def _runs_in(folder: Path) -> str:
+    """Names of the runs in a folder, for an error's end."""
+    names = sorted(path.parent.name for path in folder.glob(f"*/{SUMMARY}"))
+    return f"; in {str(folder)!r} there are the runs {', '.join(names)}" if names else ""

@@ -88,6 +88,26 @@ RESULTS = pa.schema(
     ]
 )
 
+PREDICTIONS = pa.schema(  # what people take away: pixels of the upright picture, COCO's forms
+    [
+        pa.field("row", pa.int64(), nullable=False),  # of the table that was asked, from 1
+        pa.field("picture", pa.string(), nullable=False),
+        pa.field("expression", pa.string(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),  # referent confidence, 0..1
+        pa.field("points", pa.list_(pa.list_(pa.float64())), nullable=False),  # (x, y)
+        pa.field("point_labels", pa.list_(pa.int8()), nullable=False),
+        pa.field("box", pa.list_(pa.int64()), nullable=False),  # x, y, width, height
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field(
+            "mask",
+            pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())]),  # COCO RLE
+            nullable=False,
+        ),
+        pa.field("checkpoint", pa.string(), nullable=False),
+    ]
+)
+
 
 def tensor_field(name: str, shape: tuple[int, ...], dtype: str = "float16") -> pa.Field:
     """A fixed-size-binary field holding one array a row; shape and dtype stand in its metadata."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ppt.config import ImageFolderData
-from ppt.data.pictures import check_picture, num_bytes, read_picture
+from ppt.data.pictures import check_picture, num_bytes, read_file
 from ppt.data.sources import RawMask, RawPicture, Rejected, fingerprint_of
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -69,7 +69,7 @@ class ClassPictures:
         return 1
 
     def read(self, key: str) -> RawPicture:
-        image = read_picture(self._folder, key)
+        image = read_file(self._folder, key)
         check_picture(image)
         return RawPicture(image, self._classes[key])
 

@@ -1,4 +1,4 @@
-"""Encoded pictures to pixels, and back: everything that may be wrong with a picture is said here.
+"""Pictures to pixels, and back: everything that may be wrong with a picture is said here.
 
 Pixels are uint8 [height, width, 3] RGB, upright (EXIF orientation applied).
 """
@@ -30,13 +30,7 @@ def check_picture(data: bytes) -> np.ndarray:
     `UnreadablePicture` for bytes that are no picture, a truncated file, a side below `MIN_SIDE`.
     """
     with _decoding("picture", data) as picture:
-        width, height = picture.size
-        if min(width, height) < MIN_SIDE:
-            raise UnreadablePicture(
-                f"picture is {width}x{height}, needs at least {MIN_SIDE}x{MIN_SIDE}"
-            )
-        picture.load()
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+        return _check(picture)
 
 
 def check_mask(data: bytes) -> np.ndarray:
@@ -55,14 +49,14 @@ def check_mask(data: bytes) -> np.ndarray:
 
 
 @contextmanager
-def _decoding(what: str, data: bytes) -> Iterator[Image.Image]:
+def _decoding(what: str, data: bytes | Image.Image) -> Iterator[Image.Image]:
     """The picture of some bytes; what fails within is an `UnreadablePicture`."""
-    if not data:
+    if data == b"":
         raise UnreadablePicture(f"{what} is an empty file")
     try:
-        yield Image.open(io.BytesIO(data))
+        yield data if isinstance(data, Image.Image) else Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
-        raise UnreadablePicture(f"no picture format begins like these {len(data)} bytes") from None
+        raise UnreadablePicture(f"{what} has no known picture format") from None
     except Image.DecompressionBombError as error:
         raise UnreadablePicture(f"{what} is too large: {error}") from None
     except UnreadablePicture:
@@ -71,7 +65,7 @@ def _decoding(what: str, data: bytes) -> Iterator[Image.Image]:
         raise UnreadablePicture(f"{what} cannot be decoded: {error}") from None
 
 
-def read_picture(folder: Path, name: str, what: str = "picture") -> bytes:
+def read_file(folder: Path, name: str, what: str = "picture") -> bytes:
     """The file's bytes as they are; raises `UnreadablePicture` if there is none to be read."""
     try:
         return (folder / name).read_bytes()
@@ -90,6 +84,54 @@ def num_bytes(path: Path) -> int | None:
         return path.stat().st_size if path.is_file() else None
     except OSError:  # a name too long, a folder that may not be entered
         return None
+
+
+def read_picture(picture: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """A path, a PIL image or an array to uint8 [H, W, 3] RGB, as `check_picture` does for bytes.
+
+    Arrays are [H, W] or [H, W, 1] grey, [H, W, 3] RGB or [H, W, 4] RGBA, of uint8, of uint16
+    (full scale 65535), of bool, or of floats in [0, 1]. Raises `UnreadablePicture`.
+    """
+    if isinstance(picture, np.ndarray):
+        return _check(_from_array(picture))
+    if isinstance(picture, Image.Image):
+        with _decoding("picture", picture) as opened:  # PIL decodes when asked to
+            return _check(opened)
+    try:
+        data = Path(picture).read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UnreadablePicture(f"cannot read {str(picture)!r}: {why.lower()}") from None
+    return check_picture(data)
+
+
+def _check(picture: Image.Image) -> np.ndarray:
+    width, height = picture.size
+    if min(width, height) < MIN_SIDE:
+        raise UnreadablePicture(
+            f"picture is {width}x{height}, needs at least {MIN_SIDE}x{MIN_SIDE}"
+        )
+    picture.load()
+    return np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape = f"{array.dtype} {list(array.shape)}"
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
+        raise UnreadablePicture(f"array must be [H, W], [H, W, 3] or [H, W, 4], got {shape}")
+    if array.dtype.kind == "f":
+        if not ((array >= 0) & (array <= 1)).all():  # also for what is not a number
+            raise UnreadablePicture(f"an array of floats must lie in [0, 1], got {shape} beyond it")
+        array = np.rint(array * 255)
+    elif array.dtype == np.bool_:
+        array = array * np.uint8(255)
+    elif array.dtype == np.uint16:
+        array = np.rint(array * np.float32(255 / 65535))
+    elif array.dtype != np.uint8:
+        raise UnreadablePicture(f"array must be uint8, uint16, bool or floats, got {shape}")
+    return Image.fromarray(np.ascontiguousarray(array, np.uint8))
 
 
 def picture_size(data: bytes) -> tuple[int, int]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from ppt.config import ReferData
 from ppt.data.expected import SplitCount, count_splits, tell_partial
-from ppt.data.pictures import UnreadablePicture, check_picture, num_bytes, read_picture
+from ppt.data.pictures import UnreadablePicture, check_picture, num_bytes, read_file
 from ppt.data.sources import (
     RawExpression,
     RawMask,
@@ -145,7 +145,7 @@ class ReferSource:
     def _read_image(self, key: str) -> tuple[bytes, tuple[int, int]]:
         if key.startswith(_UNLISTED):
             raise UnreadablePicture(f"{key} is not listed in instances.json")
-        data = read_picture(self._images, key)
+        data = read_file(self._images, key)
         return data, check_picture(data).shape[:2]
 
     def read(self, key: str) -> RawPicture:

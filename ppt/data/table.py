@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ppt.config import TableData
-from ppt.data.pictures import UnreadablePicture, check_mask, check_picture, num_bytes, read_picture
+from ppt.data.pictures import UnreadablePicture, check_mask, check_picture, num_bytes, read_file
 from ppt.data.sources import (
     RawExpression,
     RawMask,
@@ -137,7 +137,7 @@ class TableSource:
         if _is_empty(mask) or not isinstance(mask, str):
             return None
         try:
-            return hashlib.sha256(read_picture(self._folder, mask)).hexdigest()
+            return hashlib.sha256(read_file(self._folder, mask)).hexdigest()
         except UnreadablePicture:
             return None
 
@@ -162,7 +162,7 @@ class TableSource:
         (first, *_) = self._rows[key]
         if first.fault and key == first.expression_id:  # a row that names no picture
             raise UnreadablePicture(first.fault)
-        image = read_picture(self._folder, key)
+        image = read_file(self._folder, key)
         return image, check_picture(image).shape[:2]
 
     def read(self, key: str) -> RawPicture:
@@ -195,7 +195,7 @@ class TableSource:
         else:
             if not isinstance(row.mask, str):
                 raise ValueError(f"mask is no path: {row.mask!r}")
-            mask = check_mask(read_picture(self._folder, row.mask, "mask"))
+            mask = check_mask(read_file(self._folder, row.mask, "mask"))
             told = f"mask {row.mask}"
             if mask.shape != size:
                 raise ValueError(f"{told} is {_wide(mask.shape)}, its picture {_wide(size)}")

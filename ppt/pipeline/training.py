@@ -200,7 +200,9 @@ def train_stage(
             node.write_bytes(path.name, path.read_bytes())
         history = json.loads((Path(folder) / METADATA).read_text())["history"]
     seconds = round(time.monotonic() - started, 1)
-    node.write_manifest(history=history, seconds=seconds)
+    # The digest covers the encoders' fingerprints; how to build them again stands here.
+    model = run.model.model_dump(mode="json")
+    node.write_manifest(history=history, seconds=seconds, model=model)
     node.store.fs.rm(f"{storage}/{node.digest}", recursive=True)
     return node
 

@@ -59,7 +59,7 @@ def test_more_than_the_cluster_has_is_an_error(cluster: None, tmp_path: Path) ->
 
 def test_help_names_every_command_and_how_to_override() -> None:
     text = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
-    for name in ("prepare", "encode", "label", "train", "select", "evaluate", "report"):
+    for name in ("prepare", "encode", "label", "train", "select", "evaluate", "report", "predict"):
         assert name in text
     assert "KEY=VALUE" in " ".join(CliRunner().invoke(app, ["train", "--help"]).output.split())
 

@@ -12,6 +12,7 @@ from ppt.data.pictures import (
     check_picture,
     encode_picture,
     flip_picture,
+    read_picture,
 )
 
 
@@ -81,7 +82,7 @@ def test_other_bytes_are_unreadable(data, message):
 def test_a_png_with_a_broken_header_is_unreadable(pixels, check):
     data = bytearray(encoded(Image.fromarray(pixels)))
     data[11] = 5  # bytes in the header's chunk
-    with pytest.raises(UnreadablePicture, match="cannot be decoded|no picture format"):
+    with pytest.raises(UnreadablePicture, match="cannot be decoded|no known picture format"):
         check(bytes(data))
 
 
@@ -95,3 +96,40 @@ def test_small_pictures_are_stored_losslessly_and_large_ones_as_jpeg(pixels):
 
 def test_flip(pixels):
     np.testing.assert_array_equal(check_picture(flip_picture(pixels)), pixels[:, ::-1])
+
+
+def test_arrays_of_every_kind_are_the_same_picture(pixels):
+    np.testing.assert_array_equal(read_picture(pixels), pixels)
+    np.testing.assert_array_equal(read_picture(pixels / 255), pixels)
+    np.testing.assert_array_equal(read_picture(pixels.astype(np.uint16) * 257), pixels)
+    grey = pixels[..., 0]
+    for kind in (grey, grey[..., None]):
+        np.testing.assert_array_equal(read_picture(kind), np.repeat(grey[..., None], 3, -1))
+    see_through = np.dstack([pixels, np.zeros((16, 24), np.uint8)])
+    assert (read_picture(see_through) == 255).all()
+    assert set(np.unique(read_picture(grey > 90)).tolist()) == {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 16, 24), np.uint8), r"\[H, W, 3\].*uint8 \[3, 16, 24\]"),
+        (np.zeros((16, 24, 3), np.int64), r"must be uint8.*int64 \[16, 24, 3\]"),
+        (np.full((16, 24, 3), 128.0), r"in \[0, 1\]"),
+        (np.full((16, 24), np.nan), r"in \[0, 1\]"),
+        (np.zeros(7, np.uint8), r"uint8 \[7\]"),
+        (np.zeros((7, 9), np.uint8), "9x7, needs at least"),
+    ],
+)
+def test_an_array_that_is_no_picture(array, message):
+    with pytest.raises(UnreadablePicture, match=message):
+        read_picture(array)
+
+
+def test_a_pil_picture_is_read_upright_and_whole(pixels):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(np.tile(pixels, (20, 20, 1))), "JPEG", exif=exif)
+    np.testing.assert_array_equal(read_picture(Image.open(io.BytesIO(data))), check_picture(data))
+    with pytest.raises(UnreadablePicture, match="truncated"):
+        read_picture(Image.open(io.BytesIO(data[: len(data) // 2])))

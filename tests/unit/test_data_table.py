@@ -197,7 +197,7 @@ def test_empty_expressions_and_ids_that_come_twice_are_rejected(folder: Path) ->
         ({"mask": "nowhere.png"}, "mask nowhere.png is missing"),
         ({"mask": "small.png"}, "mask small.png is 10x20, its picture 40x30"),
         ({"mask": "a.jpg"}, "mask is a JPEG"),
-        ({"mask": "text.png"}, "no picture format begins"),
+        ({"mask": "text.png"}, "no known picture format"),
         ({"mask": "black.png"}, "mask black.png covers no pixel"),
         ({"mask": 5}, "mask is no path: 5"),
         ({"polygon": [[1, 1, 9, 9]]}, "polygon 0 has 2 points"),

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS = [  # from the ground; a room may use those at or below its own floor
-    {"config", "schema", "masks", "expressions", "metrics"},
+    {"config", "schema", "masks", "expressions", "metrics", "drawing"},
     {"store", "toybox"},
     {"data"},
     {"models"},

@@ -1,4 +1,4 @@
-"""Drawing on pictures: masks, prompt points, similarity maps. Shared by the page and MLflow.
+"""Panels of the page and of MLflow: masks, prompt points, similarity maps on small pictures.
 
 Pictures are uint8 [H, W, 3] RGB, masks bool [H, W] of the same size, points (x, y) in [0, 1].
 """
@@ -6,19 +6,18 @@ Pictures are uint8 [H, W, 3] RGB, masks bool [H, W] of the same size, points (x,
 from __future__ import annotations
 
 import base64
-import functools
 import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
+
+from ppt.drawing import PREDICTION, darken, paint_mask, paint_points, resize
 
 SIDE = 208
 """Long side of a panel in pixels."""
 
-PREDICTION, TRUTH = "#1fa8ff", "#ffb000"
 CANDIDATES = ("#1fa8ff", "#ff7f0e", "#b05cff", "#00a88f", "#e84393", "#8d6e63")
-POSITIVE, NEGATIVE = "#19a84b", "#e0302f"
 
 _HEAT = np.array(
     [[13, 8, 60], [110, 20, 120], [215, 60, 60], [252, 160, 30], [252, 255, 164]], np.float64
@@ -27,10 +26,7 @@ _HEAT = np.array(
 
 def picture_panel(image: np.ndarray) -> Image.Image:
     """The picture as it is, its long side scaled to `SIDE`."""
-    picture = Image.fromarray(image)
-    scale = SIDE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.BICUBIC)
+    return resize(image, SIDE)
 
 
 def mask_panel(
@@ -42,8 +38,9 @@ def mask_panel(
     point_labels: Sequence[int] = (),
 ) -> Image.Image:
     """A mask over the darkened picture. `points` is x0, y0, x1, y1, ...; green +, red -."""
-    panel = paint_mask(_darkened(picture_panel(image)), mask, colour, original=picture_panel(image))
-    return _paint_points(panel, points, point_labels) if len(points) else panel
+    original = picture_panel(image)
+    panel = paint_mask(darken(original), mask, colour, original=original)
+    return paint_points(panel, points, point_labels)
 
 
 def candidates_panel(
@@ -51,7 +48,7 @@ def candidates_panel(
 ) -> Image.Image:
     """Several masks, each in its own colour."""
     original = picture_panel(image)
-    panel = _darkened(original)
+    panel = darken(original)
     for mask, colour in zip(masks, colours, strict=True):
         panel = paint_mask(panel, mask, colour, original=original)
     return panel
@@ -85,47 +82,3 @@ def data_uri(panel: Image.Image) -> str:
     buffer = io.BytesIO()
     panel.save(buffer, "WEBP", quality=82, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def paint_mask(
-    panel: Image.Image, mask: np.ndarray, colour: str, *, original: Image.Image
-) -> Image.Image:
-    """The mask's inside from the original, tinted, with an outline in full colour."""
-    area = Image.fromarray(mask.astype(np.uint8) * 255)
-    area = area.resize(panel.size, Image.Resampling.BICUBIC).point(lambda v: 255 * (v > 127))
-    solid = Image.new("RGB", panel.size, colour)
-    panel = Image.composite(Image.blend(original, solid, 0.35), panel, area)
-    outer = area.filter(ImageFilter.MaxFilter(3))
-    edge = ImageChops.difference(outer, area.filter(ImageFilter.MinFilter(3)))
-    return Image.composite(solid, panel, edge)
-
-
-def _darkened(panel: Image.Image) -> Image.Image:
-    grey = panel.convert("L").convert("RGB")
-    return Image.blend(Image.blend(panel, grey, 0.6), Image.new("RGB", panel.size), 0.3)
-
-
-def _paint_points(
-    panel: Image.Image, points: Sequence[float], labels: Sequence[int]
-) -> Image.Image:
-    panel = panel.copy()
-    for (x, y), label in zip(np.reshape(points, (-1, 2)), labels, strict=True):
-        mark = _mark(bool(label))
-        place = round(x * panel.width - mark.width / 2), round(y * panel.height - mark.height / 2)
-        panel.paste(mark, place, mark)
-    return panel
-
-
-@functools.cache
-def _mark(positive: bool) -> Image.Image:
-    """A disc with a plus or a minus, drawn large and scaled down to smooth its edges."""
-    scale, side = 4, 15
-    mark = Image.new("RGBA", (side * scale, side * scale))
-    draw = ImageDraw.Draw(mark)
-    end, middle, arm = side * scale - 1, side * scale / 2, 3.5 * scale
-    colour = POSITIVE if positive else NEGATIVE
-    draw.ellipse((0, 0, end, end), fill=colour, outline="white", width=scale + 1)
-    draw.line((middle - arm, middle, middle + arm, middle), fill="white", width=2 * scale)
-    if positive:
-        draw.line((middle, middle - arm, middle, middle + arm), fill="white", width=2 * scale)
-    return mark.resize((side, side), Image.Resampling.LANCZOS)

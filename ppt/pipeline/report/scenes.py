@@ -9,15 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ppt.drawing import TRUTH
 from ppt.labels.similarity import similarity_maps
 from ppt.masks import decode_rle
 from ppt.pipeline.record import RunRecord
-from ppt.pipeline.report.panels import (
-    TRUTH,
-    mask_panel,
-    picture_panel,
-    similarity_panel,
-)
+from ppt.pipeline.report.panels import mask_panel, picture_panel, similarity_panel
 from ppt.pipeline.report.rows import images_of, rows_of, surgery_tokens_of
 from ppt.pipeline.report.sentences import Sentence
 from ppt.pipeline.tables import lookup_text

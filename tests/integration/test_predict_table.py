@@ -1,0 +1,140 @@
+"""`ppt predict` with a run that was really trained: one picture, and a table by the actor pool."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from ppt.data.pictures import check_picture
+from ppt.masks import decode_rle, iou
+from ppt.pipeline.record import RunRecord
+from ppt.predict import Predictor
+
+
+def _held_out(record: RunRecord, count: int) -> list[dict]:
+    """Pictures of the evaluation split with their expressions."""
+    return record.nodes["samples.evaluation"].read_all().to_pylist()[:count]
+
+
+def _predict(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    assert "Traceback" not in result.output
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_the_same_as_the_evaluation_saw(finished: RunRecord) -> None:
+    predictor = Predictor.from_checkpoint(finished.folder)
+    last = finished.stages[-1]
+    assert predictor.checkpoint.digest == last.checkpoint.digest
+    stored = {row["expression_id"]: row for row in last.results.read_all().to_pylist()}
+    for sample in _held_out(finished, 5):
+        texts = [e["text"] for e in sample["expressions"]]
+        found = predictor.predict(check_picture(sample["image"]), texts)
+        for expression, prediction in zip(sample["expressions"], found, strict=True):
+            row = stored[expression["expression_id"]]
+            mask = decode_rle(row["mask"], sample["height"], sample["width"])
+            assert iou(mask, prediction.mask) > 0.98 or not mask.any()
+            np.testing.assert_allclose(prediction.points.flatten(), row["points"], atol=1e-3)
+            assert prediction.score == pytest.approx(row["score"], abs=1e-3)
+
+
+def test_one_picture(finished: RunRecord, tmp_path: Path) -> None:
+    sample = _held_out(finished, 1)[0]
+    (tmp_path / "photo.png").write_bytes(sample["image"])
+    code, output = _predict(
+        tmp_path / "photo.png",
+        "The red car!",
+        "boat",
+        *("--checkpoint", finished.folder, "--stage", "ris_joint", "--out", tmp_path / "out"),
+    )
+    assert code == 0, output
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    parts = (".png", ".mask.png", ".json")
+    assert names == {f"photo-{t}{part}" for t in ("the-red-car", "boat") for part in parts}
+    told = json.loads((tmp_path / "out" / "photo-boat.json").read_text())
+    assert told["checkpoint"] == finished.nodes["checkpoints.ris_joint"].digest
+    mask = np.asarray(Image.open(tmp_path / "out" / "photo-boat.mask.png"))
+    np.testing.assert_array_equal(mask == 255, coco.decode(told["mask"]).astype(bool))
+    assert f"'boat': score {told['score']:.3f}" in output
+
+
+def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
+    lines = ["note,picture,expression"]
+    samples = _held_out(finished, 2)
+    for number, sample in enumerate(samples):
+        (tmp_path / f"{number}.png").write_bytes(sample["image"])
+        lines += [f'x,{number}.png,"{e["text"]}, please"' for e in sample["expressions"]]
+    lines += ["x,gone.png,the car", "x,0.png,?!", "x,0.png,a car, red"]
+    table, out = tmp_path / "pictures.csv", tmp_path / "out"
+    table.write_text("\n".join(lines))
+    command = ("--table", table, "--checkpoint", finished.folder, "--out", out)
+    code, output = _predict(*command)
+    assert code == 0, output
+    good = len(lines) - 4
+    assert f"{good} of {good + 3} rows predicted, 3 quarantined" in output
+
+    quarantine = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in quarantine] == [good + 1, good + 2, good + 3]
+    for row, reason in zip(quarantine, ("no such file", "no word", "quotes"), strict=True):
+        assert reason in row["reason"] and row["reason"] in output
+    rows = pq.read_table(out / "predictions.parquet").to_pylist()
+    assert [row["row"] for row in rows] == list(range(1, good + 1))
+    assert rows == [json.loads(li) for li in (out / "predictions.jsonl").read_text().splitlines()]
+    assert sorted(path.name for path in (out / "masks").iterdir()) == [
+        f"{row['row']:06d}.png" for row in rows
+    ]
+    predictor = Predictor.from_checkpoint(finished.folder)
+    for row in rows:
+        alone = predictor.predict(tmp_path / row["picture"], row["expression"])
+        mask = np.asarray(Image.open(out / "masks" / f"{row['row']:06d}.png")) == 255
+        np.testing.assert_array_equal(mask, coco.decode(row["mask"]).astype(bool))
+        assert iou(mask, alone.mask) > 0.98 or not mask.any()
+
+    written = {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*")}
+    code, again = _predict(*command)
+    assert code == 0 and "predict pictures.csv" in output and "predict pictures.csv" not in again
+    assert {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*")} == written
+
+    (tmp_path / "gone.png").write_bytes(samples[0]["image"])  # it is looked for again
+    code, output = _predict(*command)
+    assert f"{good + 1} of {good + 3} rows predicted, 2 quarantined" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photo.png", "a car", "--checkpoint", "nowhere"], "'nowhere' is no folder"),
+        (["photo.png", "a car", "--checkpoint", "RUN", "--stage", "x"], "got 'x'"),
+        (["photo.png", "a car", "--checkpoint", "RUN"], "cannot read 'photo.png': no such file"),
+        (["photo.png", "--checkpoint", "RUN"], "or --table CSV"),
+        (["--checkpoint", "RUN"], "or --table CSV"),
+        (["photo.png", "x", "--table", "t.csv", "--checkpoint", "RUN"], "or --table CSV"),
+        (["HERE/a.png", "?", "--checkpoint", "RUN"], "expression '?' has no word"),
+        (["HERE/a.csv", "a car", "--checkpoint", "RUN"], "no known picture format"),
+        (["--table", "t.csv", "--checkpoint", "RUN"], "table: 't.csv' cannot be read"),
+        (["--table", "HERE/a.csv", "--checkpoint", "RUN"], "expression is missing"),
+        (["--table", "HERE/b.csv", "--checkpoint", "RUN"], "has no row"),
+        (["HERE/a.png", "a car", "--checkpoint", "RUN", "--out", "HERE/a.csv"], "is a file"),
+        (["HERE/a.png", "a car", "--checkpoint", "RUN", "--sam-weights", "x"], "has its own"),
+    ],
+)
+def test_the_users_mistakes_end_with_2(
+    finished: RunRecord, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("picture,text\na.png,a car\n")
+    (tmp_path / "b.csv").write_text("picture,expression\n")
+    places = {"HERE": str(tmp_path), "RUN": finished.folder}
+    for name, place in places.items():
+        arguments = [argument.replace(name, place) for argument in arguments]
+    code, output = _predict(*arguments)
+    assert code == 2, output
+    assert message in output

@@ -1,0 +1,279 @@
+"""From a stored checkpoint to masks of any picture, without Ray; and all that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco
+
+from ppt.checkpoint import open_checkpoint, save_checkpoint
+from ppt.config import ClipConfig, ConfigError, Model, PointGeneratorConfig, SamConfig
+from ppt.data.pictures import UnreadablePicture
+from ppt.drawing import overlay
+from ppt.models.build import build_clip_encoder, build_point_generator, build_sam_decoder
+from ppt.predict import Predictor, save_mask
+from ppt.store import Store
+from ppt.toybox import world
+
+TEXTS = ["the red car", "green boat on the left"]
+STAGES = ["semantic_alignment", "refinement.1", "refinement.2"]
+TINY = PointGeneratorConfig(
+    num_queries=3, num_points=4, hidden_size=32, num_heads=4, ffn_size=32, fusion_size=16
+)
+
+
+def write_run(root: Path, model: Model, encoders: dict[str, str]) -> Path:
+    """A run's folder with a checkpoint for each of `STAGES`, as training and the summary write."""
+    store, digests = Store(str(root)), {}
+    for seed, stage in enumerate(STAGES):
+        torch.manual_seed(seed)
+        clip = build_clip_encoder(ClipConfig())
+        generator = build_point_generator(
+            model.point_generator, clip.visual_dim, clip.text_dim, len(clip.taps)
+        )
+        node = store.node("checkpoints", {"stage": stage, "encoders": encoders})
+        save_checkpoint(node.folder, generator, None, {"history": []})
+        node.write_manifest(history=[], seconds=1.0, model=model.model_dump(mode="json"))
+        digests[f"checkpoints.{stage}"] = node.digest
+    summary = {"stages": [{"name": name} for name in STAGES], "digests": digests}
+    (root / "quickstart").mkdir(parents=True)
+    (root / "quickstart" / "summary.json").write_text(json.dumps(summary))
+    return root / "quickstart"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    encoders = {
+        "clip": build_clip_encoder(ClipConfig()).fingerprint,
+        "sam": build_sam_decoder(SamConfig()).fingerprint,
+    }
+    return write_run(
+        tmp_path_factory.mktemp("predict") / "runs", Model(point_generator=TINY), encoders
+    )
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> Predictor:
+    return Predictor.from_checkpoint(run)
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    """uint8 [64, 96, 3]: no square, so that a turned mask is seen."""
+    return np.ascontiguousarray(world.scene(1, 0).image[:64])
+
+
+# ---------------------------------------------------------------- predictions
+
+
+def test_one_text_and_several_are_the_same(predictor, image):
+    both = predictor.predict(image, TEXTS)
+    assert [p.text for p in both] == TEXTS
+    alone = predictor.predict(image, TEXTS[0])
+    np.testing.assert_allclose(alone.points, both[0].points, atol=1e-4)
+    assert alone.mask.shape == (64, 96) and alone.mask.dtype == bool
+    assert alone.points.shape == (4, 2) and alone.point_labels.max() == 1
+    assert 0 <= alone.score <= 1
+    assert not np.allclose(both[0].points, both[1].points, atol=1e-4)  # the text matters
+
+
+def test_a_picture_is_encoded_once_for_all_its_texts(predictor, image):
+    before = predictor.clip.num_image_calls
+    predictor.predict(image, TEXTS)
+    assert predictor.clip.num_image_calls == before + 1
+
+
+def test_a_path_an_array_and_a_pil_picture_are_the_same(predictor, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    kinds = [image, Image.fromarray(image), tmp_path / "a.png", str(tmp_path / "a.png")]
+    found = [predictor.predict(kind, TEXTS[0]) for kind in kinds]
+    for one in found[1:]:
+        np.testing.assert_array_equal(one.mask, found[0].mask)
+        np.testing.assert_array_equal(one.image, image)
+    assert [one.picture for one in found] == ["", "", *[str(tmp_path / "a.png")] * 2]
+
+
+def _exif(picture: Image.Image, path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    picture.save(path, exif=exif, quality=95)
+
+
+def _deep(picture: Image.Image, path: Path) -> None:
+    Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257).save(path)
+
+
+WRITERS = {
+    "turned.jpg": _exif,
+    "alpha.png": lambda p, path: p.convert("RGBA").save(path),
+    "cmyk.jpg": lambda p, path: p.convert("CMYK").save(path, quality=95),
+    "deep.png": _deep,
+    "grey.png": lambda p, path: p.convert("L").save(path),
+    "palette.png": lambda p, path: p.convert("P").save(path),
+    "two.png": lambda p, path: p.convert("1").save(path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_picture(predictor, image, tmp_path, name):
+    WRITERS[name](Image.fromarray(image), tmp_path / name)
+    upright = (96, 64) if name == "turned.jpg" else (64, 96)
+    from_path = predictor.predict(tmp_path / name, TEXTS[0])
+    from_pil = predictor.predict(Image.open(tmp_path / name), TEXTS[0])
+    for found in (from_path, from_pil):
+        assert found.mask.shape == upright
+        assert found.image.shape == (*upright, 3)
+    np.testing.assert_array_equal(from_path.image, from_pil.image)
+    expected = np.rot90(image, -1) if name == "turned.jpg" else image
+    if name in ("turned.jpg", "alpha.png", "cmyk.jpg"):
+        assert np.abs(from_path.image.astype(int) - expected).mean() < 6
+
+
+def test_the_lines_of_the_documentation_run(run, image, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "predict.md").read_text()
+    lines = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(lines) == 2
+    shutil.copytree(run.parent, tmp_path / "runs")
+    Image.fromarray(image).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    for block in lines:
+        exec(block, names := {})
+        assert names["prediction"].mask.shape == (64, 96)
+    assert (tmp_path / "overlay.png").exists()
+
+
+def test_json_is_what_coco_tools_read(predictor, image):
+    found = predictor.predict(image, TEXTS[0])
+    told = json.loads(json.dumps(found.as_dict()))
+    np.testing.assert_array_equal(coco.decode(told["mask"]).astype(bool), found.mask)
+    assert told["box"] == coco.toBbox(told["mask"]).tolist()
+    assert (told["height"], told["width"], told["expression"]) == (64, 96, TEXTS[0])
+    np.testing.assert_allclose(told["points"], found.points * (96, 64), atol=0.01)
+    assert told["point_labels"] == found.point_labels.tolist()
+    assert told["score"] == found.score
+
+
+def test_the_overlay_shows_mask_points_and_score(predictor, image):
+    drawn = predictor.predict(image, TEXTS[0]).overlay()
+    assert drawn.width == 640 and drawn.height > 640 * 64 // 96  # enlarged, caption below
+    mask = np.zeros((64, 96), bool)
+    mask[10:30, 10:40] = True
+    picture = np.full((64, 96, 3), 200, np.uint8)
+    drawn = overlay(picture, mask, [0.75, 0.25], [1], "a car", "score 0.50")
+    pixels = np.asarray(drawn).astype(int)
+    scale = 640 / 96
+    inside, outside = pixels[int(20 * scale), int(25 * scale)], pixels[int(50 * scale), 40]
+    assert inside[2] > inside[0] + 30 and inside[2] > outside[2]  # tinted blue, the rest is dark
+    red, green, blue = np.moveaxis(pixels, -1, 0)
+    rows, columns = np.nonzero((green > red + 50) & (green > blue + 50))  # the positive point
+    assert len(rows) > 50
+    assert abs(rows.mean() - 16 * scale) < 3 and abs(columns.mean() - 72 * scale) < 3
+    blank = overlay(picture, mask, [0.75, 0.25], [1], "", "")
+    assert (np.asarray(blank) != pixels).any()
+
+
+def test_a_long_text_on_a_narrow_picture_is_all_there():
+    picture = np.full((200, 8, 3), 90, np.uint8)
+    drawn = overlay(picture, np.zeros((200, 8), bool), [], [], "the very long sentence " * 9, "x")
+    band = np.asarray(drawn.convert("L"))[640:]
+    assert band.shape[0] > 8 * 14
+    assert (band[:, -3:] == 255).all()  # nothing is cut at the right
+
+
+def test_the_mask_is_saved_as_0_and_255(tmp_path):
+    mask = np.eye(9, 12, dtype=bool)
+    save_mask(mask, tmp_path / "m.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "m.png")), mask * 255)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "?!"])
+def test_a_text_without_a_word_is_refused(predictor, image, text):
+    with pytest.raises(ValueError, match="has no word"):
+        predictor.predict(image, ["a car", text])
+
+
+def test_a_picture_that_is_none_is_refused(predictor, tmp_path):
+    with pytest.raises(UnreadablePicture, match=r"gone.jpg.*no such file"):
+        predictor.predict(tmp_path / "gone.jpg", "a car")
+    with pytest.raises(UnreadablePicture, match="directory"):
+        predictor.predict(tmp_path, "a car")
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_a_run_its_stage_and_its_folder(run):
+    last = open_checkpoint(run)
+    assert last.model.point_generator == TINY
+    assert last == open_checkpoint(run, "refinement") == open_checkpoint(str(last.folder))
+    assert open_checkpoint(run, "refinement.1").digest != last.digest
+    assert Predictor.from_checkpoint(run, stage="refinement.2").checkpoint == last
+
+
+@pytest.mark.parametrize(
+    ("run_name", "stage", "message"),
+    [
+        ("nowhere", None, "is no folder.*the runs quickstart"),
+        (".", None, "no generator.safetensors and no manifest.json.*the runs quickstart"),
+        ("quickstart", "ris_joint", "has trained semantic_alignment, .*got 'ris_joint'"),
+        ("store/checkpoints", "ris_joint", "can be chosen in a run's folder"),
+    ],
+)
+def test_a_checkpoint_that_is_none(run, run_name, stage, message):
+    with pytest.raises(ConfigError, match=message):
+        open_checkpoint(run.parent / run_name, stage)
+
+
+@pytest.fixture
+def copied(run, tmp_path) -> Path:
+    """A checkpoint's folder that a test may break."""
+    return Path(shutil.copytree(open_checkpoint(run).folder, tmp_path / "checkpoint"))
+
+
+def _edit(folder: Path, change) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_other_encoders_than_in_training_are_refused(copied):
+    _edit(copied, lambda m: m["made_from"]["spec"]["encoders"].update(sam="0" * 64))
+    with pytest.raises(ConfigError, match="sam: checkpoint .* fingerprint 0000.*--sam-weights"):
+        Predictor.from_checkpoint(copied)
+
+
+def test_weights_are_looked_for_where_the_caller_says(copied, tmp_path):
+    name = {"name": "ViT-B-32", "weights": "/old/place.pt"}
+    _edit(copied, lambda m: m["model"]["clip"].update(name))
+    with pytest.raises(ConfigError, match="cannot be built: .*/old/place.pt"):
+        Predictor.from_checkpoint(copied)
+    with pytest.raises(ConfigError, match="cannot be built: .*new.pt"):
+        Predictor.from_checkpoint(copied, clip_weights=tmp_path / "new.pt")
+    with pytest.raises(ConfigError, match="clip: .* those of random have"):
+        Predictor.from_checkpoint(copied, clip_weights="random")
+
+
+def test_a_checkpoint_of_another_version_or_broken(copied):
+    (copied / "generator.safetensors").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Predictor.from_checkpoint(copied)
+    _edit(copied, lambda m: m.pop("model"))
+    with pytest.raises(ConfigError, match="does not say which model"):
+        open_checkpoint(copied)
+    (copied / "manifest.json").write_text("[")
+    with pytest.raises(ConfigError, match="does not say which model"):
+        open_checkpoint(copied)
+
+
+def test_a_generator_of_another_size_is_named(copied):
+    _edit(copied, lambda m: m["model"]["point_generator"].update(num_queries=5))
+    with pytest.raises(ConfigError, match=r"the model wants \(5, "):
+        Predictor.from_checkpoint(copied)
