@@ -51,7 +51,6 @@ def build_clip_encoder(config: ClipConfig) -> ClipEncoder:
     if weights == RANDOM:
         return _encoder(config, _random(build), {})
     path, published = _find_clip(config.name, weights)
-    _check_activation(config.name, weights, published)
     expected = f"CLIP {config.name}"
     clip = load_net(build, path, field="model.clip.weights", expected=expected)
     return _encoder(config, clip, published)
@@ -134,12 +133,13 @@ def _find_clip(name: str, weights: str) -> tuple[Path, dict[str, Any]]:
     """A checkpoint's path and what is published of it: `quick_gelu`, `mean`, `std` where known.
 
     `weights` is one of open_clip's tags, then open_clip's cache has the file or fetches it, or a
-    path.
+    path. Raises ValueError for neither, and where the name has another activation.
     """
-    published = open_clip.get_pretrained_cfg(name, weights)
-    if published:
+    tag = open_clip.get_pretrained_cfg(name, weights)
+    if tag:
+        _check_activation(name, weights, tag)
         try:
-            return Path(open_clip.download_pretrained(published)), _known(published, published)
+            return Path(open_clip.download_pretrained(tag)), tag
         except Exception as error:  # whatever the way to the hub raises
             reason = str(error).splitlines()[0]
             raise ValueError(
@@ -148,16 +148,9 @@ def _find_clip(name: str, weights: str) -> tuple[Path, dict[str, Any]]:
             ) from error
     path = Path(weights).expanduser()
     if path.exists():
-        beside = path.parent / "open_clip_config.json"  # as on the Hugging Face hub
-        if is_torchscript(path):
-            return path, {"quick_gelu": True}
-        if path.name.startswith("open_clip_") and beside.is_file():
-            try:
-                settings = json.loads(beside.read_text())
-                return path, _known(settings["model_cfg"], settings["preprocess_cfg"])
-            except (ValueError, KeyError) as error:
-                raise ValueError(f"model.clip.weights: {beside} is no such file: {error}") from None
-        return path, {}
+        published = _published_beside(path)
+        _check_activation(name, weights, published)
+        return path, published
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
     raise ValueError(
         f"model.clip.weights: {weights} is neither a file nor a tag of open_clip for {name} "
@@ -165,15 +158,25 @@ def _find_clip(name: str, weights: str) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def _known(model: dict[str, Any], pixels: dict[str, Any]) -> dict[str, Any]:
-    quick_gelu = {"quick_gelu": model.get("quick_gelu", False)}
-    return quick_gelu | {key: pixels[key] for key in ("mean", "std") if key in pixels}
+def _published_beside(path: Path) -> dict[str, Any]:
+    """What the file itself, or the hub's description beside it, says of a checkpoint."""
+    if is_torchscript(path):
+        return {"quick_gelu": True}
+    beside = path.parent / "open_clip_config.json"
+    if not path.name.startswith("open_clip_") or not beside.is_file():
+        return {}
+    try:
+        settings = json.loads(beside.read_text())
+        quick_gelu = settings["model_cfg"].get("quick_gelu", False)
+        return {**settings["preprocess_cfg"], "quick_gelu": quick_gelu}
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"model.clip.weights: {beside} is damaged: {error!r}") from error
 
 
 def _check_activation(name: str, weights: str, published: dict[str, Any]) -> None:
     """The same tensors fit both activations: only the name tells them apart."""
     named = plain_clip(name).get("quick_gelu", False)
-    trained = published.get("quick_gelu", named)
+    trained = published.get("quick_gelu", named)  # unknown: the name is believed
     if trained != named:
         base = name.removesuffix("-quickgelu")
         activation, right = ("QuickGELU", f"{base}-quickgelu") if trained else ("GELU", base)

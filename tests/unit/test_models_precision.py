@@ -30,6 +30,7 @@ def test_a_cpu_stays_in_float32():
         assert product().dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
 def test_a_gpu_takes_bf16():
     assert precision.autocast(torch.device("cuda")).fast_dtype == torch.bfloat16
 
