@@ -108,12 +108,12 @@ class Data(_Config):
 
 
 class ClipConfig(_Config):
-    """The frozen CLIP. `toybox` is the embedded one; other names are open_clip's."""
+    """The frozen CLIP. `toybox` is the embedded one; other names are open_clip's plain ViTs."""
 
     name: str = "toybox"
-    weights: str | None = None  # a path; "random" for tests of full-size nets
+    weights: str | None = None  # a path or one of open_clip's tags; "random" for tests
     image_size: int | None = Field(None, gt=0)  # None: the model's own
-    taps: tuple[int, ...] | None = None  # blocks, from 1; None: the toybox's own or 4, 8, 12
+    taps: tuple[int, ...] | None = None  # blocks, from 1; None: the toybox's own or thirds
     surgery_depth: int | None = Field(None, gt=0)  # None: the toybox's own or 6 (CLIP Surgery)
     templates: tuple[str, ...] | None = None  # None: the toybox's own or CLIP Surgery's 85
 

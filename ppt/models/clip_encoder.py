@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from ppt.models.frozen import Frozen, hash_tensors
+from ppt.models.precision import autocast
 
 _TEXTS_AT_ONCE = 256
 
@@ -121,9 +123,11 @@ class ClipEncoder(Frozen):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights and of every setting that the features depend on."""
-        settings = [self.image_size, self.taps, self.surgery_depth, self.templates]
-        settings += [self.mean.flatten().tolist(), self.std.flatten().tolist()]
-        return hash_tensors(self.clip.state_dict(), settings)
+        settings: list[Any] = [self.image_size, self.taps, self.surgery_depth, self.templates]
+        for tower in (self.clip.visual.transformer, self._text.transformer):
+            block = tower.resblocks[0]  # the same tensors fit other heads and another activation
+            settings += [block.attn.num_heads, type(block.mlp.gelu).__name__]
+        return hash_tensors(self.numbers(), settings)
 
     # ------------------------------------------------------------ pictures
 
@@ -140,16 +144,17 @@ class ClipEncoder(Frozen):
         """[B, 3, S, S] from `preprocess` -> stage features and surgery tokens, in ONE pass."""
         visual = self.clip.visual
         self.num_image_calls += len(pixels)
-        tokens = self._embed_patches(pixels)
         stages, surgery = [], None
         blocks = visual.transformer.resblocks
-        for number, block in enumerate(blocks, start=1):
-            if number > len(blocks) - self.surgery_depth:
-                update = block.ls_1(_value_attention(block, block.ln_1(tokens)))
-                surgery = (tokens if surgery is None else surgery) + update
-            tokens = block(tokens)
-            if number in self.taps:
-                stages.append(tokens[:, 1:])
+        with autocast(pixels.device):
+            tokens = self._embed_patches(pixels)
+            for number, block in enumerate(blocks, start=1):
+                if number > len(blocks) - self.surgery_depth:
+                    update = block.ls_1(_value_attention(block, block.ln_1(tokens)))
+                    surgery = (tokens if surgery is None else surgery) + update
+                tokens = block(tokens)
+                if number in self.taps:
+                    stages.append(tokens[:, 1:])
         picture = visual._pool(tokens)[0] @ visual.proj  # plain CLIP's embedding of the picture
         patches = visual.ln_post(surgery[:, 1:]) @ visual.proj
         joint = F.normalize(torch.cat([picture[:, None], patches], dim=1), dim=-1)
@@ -218,7 +223,8 @@ class ClipEncoder(Frozen):
             last = (tokens == torch.tensor(end)).int().argmax(-1)
         length = int(last.max()) + 1
         x = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]
-        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+        with autocast(x.device):
+            x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
         return text.ln_final(x), last
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -19,6 +20,10 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> Frozen:
         return super().train(False)
 
+    def numbers(self) -> dict[str, Tensor]:
+        """All tensors that its outputs depend on, also buffers that no checkpoint holds."""
+        return {**self.state_dict(), **dict(self.named_buffers())}
+
 
 def hash_tensors(tensors: dict[str, Tensor], settings: Any = None) -> str:
     """SHA-256 (hex) of named tensors and of JSON-able settings."""
@@ -26,5 +31,5 @@ def hash_tensors(tensors: dict[str, Tensor], settings: Any = None) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

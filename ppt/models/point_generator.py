@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppt.models.fusion import FewQueriesAttention, Fusion
+from ppt.models.precision import full_precision
 
 
 class PointGenerator(nn.Module):
@@ -85,13 +86,15 @@ class PointGenerator(nn.Module):
             )
             queries, looked_at = stage.look_at_picture(queries, visual)
             queries, _ = stage.look_at_words(queries, stage_words, word_mask)
-        place = looked_at @ _patch_centres(looked_at.shape[-1]).to(looked_at)  # [B, K, 2]
-        points = self.point_head(queries).unflatten(-1, (self.num_points, 3))
-        return {
-            "pred_points": (place.logit()[:, :, None] + points[..., :2]).sigmoid(),
-            "pred_point_logits": points[..., 2],
-            "pred_referent_logits": self.score_head(queries).squeeze(-1),
-        }
+        with full_precision(queries.device):
+            queries, looked_at = queries.float(), looked_at.float()
+            place = looked_at @ _patch_centres(looked_at.shape[-1]).to(looked_at)  # [B, K, 2]
+            points = self.point_head(queries).unflatten(-1, (self.num_points, 3))
+            return {
+                "pred_points": (place.logit()[:, :, None] + points[..., :2]).sigmoid(),
+                "pred_point_logits": points[..., 2],
+                "pred_referent_logits": self.score_head(queries).squeeze(-1),
+            }
 
 
 class _Stage(nn.Module):

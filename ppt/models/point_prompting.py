@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ppt.data.batch import Batch
 from ppt.models.point_generator import PointGenerator
+from ppt.models.precision import autocast
 from ppt.models.sam_decoder import SamDecoder
 
 
@@ -34,9 +35,10 @@ class PointPrompting(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The generator's outputs, see `PointGenerator.forward`; masks are decoded on demand."""
-        return self.generator(
-            batch.visual_features, batch.word_features, batch.word_mask, batch.picture_index
-        )
+        with autocast(batch.picture_index.device):
+            return self.generator(
+                batch.visual_features, batch.word_features, batch.word_mask, batch.picture_index
+            )
 
     def decode(
         self,

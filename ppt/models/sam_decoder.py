@@ -16,6 +16,10 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from ppt.models.frozen import Frozen, hash_tensors
+from ppt.models.precision import autocast
+
+_ATTENTION_BYTES = 2**30
+"""Of the attention of the pictures encoded at once: one of a full-size SAM, all of small ones."""
 
 
 class SamDecoder(Frozen):
@@ -34,8 +38,7 @@ class SamDecoder(Frozen):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights and of the pixel statistics."""
-        statistics = [self.sam.pixel_mean.flatten().tolist(), self.sam.pixel_std.flatten().tolist()]
-        return hash_tensors(self.sam.state_dict(), statistics)
+        return hash_tensors(self.numbers(), self.image_size)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of a picture whose long side was scaled to `image_size`."""
@@ -49,8 +52,13 @@ class SamDecoder(Frozen):
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """[I, 3, S, S] from `preprocess` -> [I, C, h, w]."""
-        return self.sam.image_encoder(pixels)
+        """[I, 3, S, S] from `preprocess` -> [I, C, h, w], as many at once as memory allows."""
+        encoder = self.sam.image_encoder
+        tokens, heads = (self.low_res_size // 4) ** 2, encoder.blocks[0].attn.num_heads
+        at_once = max(_ATTENTION_BYTES // (4 * heads * tokens**2), 1)
+        with autocast(pixels.device):
+            parts = [encoder(part).float() for part in pixels.split(at_once)]
+        return torch.cat(parts)
 
     def decode(
         self,
@@ -96,9 +104,11 @@ class SamDecoder(Frozen):
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
         position = prompt.get_dense_pe().expand(len(sparse), -1, -1, -1)
-        hidden, image = decoder.transformer(embeddings.float() + dense, position, tokens)
-        image = image.transpose(1, 2).reshape(embeddings.shape)
-        upscaled = decoder.output_upscaling(image)
+        with autocast(coords.device):  # not the prompt encoder: it turns pixels into phases
+            hidden, image = decoder.transformer(embeddings.float() + dense, position, tokens)
+            image = image.transpose(1, 2).reshape(embeddings.shape)
+            upscaled = decoder.output_upscaling(image).float()
+        hidden = hidden.float()
         chosen = range(1, decoder.num_mask_tokens) if multimask_output else range(1)
         kernels = torch.stack(
             [decoder.output_hypernetworks_mlps[i](hidden[:, 1 + i]) for i in chosen], dim=1

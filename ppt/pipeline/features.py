@@ -11,7 +11,13 @@ import torch
 
 from ppt.config import ClipConfig, Model
 from ppt.data.pictures import check_picture
-from ppt.pipeline.models import clip_encoder, pass_device, sam_decoder
+from ppt.pipeline.models import (
+    clip_encoder,
+    clip_fingerprint,
+    pass_device,
+    sam_decoder,
+    sam_fingerprint,
+)
 from ppt.pipeline.passes import Pool
 from ppt.schema import tensor_field, to_fixed_binary
 from ppt.store import DATA, BucketOutput, Count, Node, Store, bucket_of
@@ -83,8 +89,8 @@ def encode_pictures(store: Store, pool: Pool, samples: Node, model: Model, *, na
 def encoder_spec(model: Model) -> dict[str, str]:
     """The fingerprints of both frozen encoders: part of the digest of all that they made."""
     return {
-        "clip": clip_encoder(model.clip, "cpu").fingerprint,
-        "sam": sam_decoder(model.sam, "cpu").fingerprint,
+        "clip": clip_fingerprint(model.clip),
+        "sam": sam_fingerprint(model.sam),
     }
 
 
@@ -157,7 +163,7 @@ def _encode_texts(store, pool, kind, encode, texts, clip, name, num_buckets) -> 
     buckets: list[list[str]] = [[] for _ in range(num_buckets)]
     for text in unique:
         buckets[bucket_of(text, num_buckets)].append(text)
-    spec = {"clip": clip_encoder(clip, "cpu").fingerprint, "texts": unique}
+    spec = {"clip": clip_fingerprint(clip), "texts": unique}
     node = store.node(kind, spec, buckets=num_buckets)
     process = _EncodeTexts(tuple(map(tuple, buckets)), clip, encode)
     return pool.run(node, process, title=f"encode {name} {kind}", total=len(unique))

@@ -8,7 +8,12 @@ import ray
 import torch
 
 from ppt.config import ClipConfig, Model, SamConfig
-from ppt.models.build import build_clip_encoder, build_point_generator, build_sam_decoder
+from ppt.models.build import (
+    build_clip_encoder,
+    build_point_generator,
+    build_sam_decoder,
+    outline_clip_encoder,
+)
 from ppt.models.clip_encoder import ClipEncoder
 from ppt.models.point_prompting import PointPrompting
 from ppt.models.sam_decoder import SamDecoder
@@ -25,6 +30,17 @@ def sam_decoder(config: SamConfig, device: str) -> SamDecoder:
 
 
 @functools.cache
+def clip_fingerprint(config: ClipConfig) -> str:
+    """Of the encoder that `config` names; the encoder is not kept, for the driver runs none."""
+    return build_clip_encoder(config).fingerprint
+
+
+@functools.cache
+def sam_fingerprint(config: SamConfig) -> str:
+    return build_sam_decoder(config).fingerprint
+
+
+@functools.cache
 def pass_device() -> str:
     """`cuda` where Ray gave this actor a GPU, else `cpu`."""
     return "cuda" if ray.get_gpu_ids() else "cpu"
@@ -32,7 +48,7 @@ def pass_device() -> str:
 
 def build_point_prompting(model: Model, seed: int, device: str) -> PointPrompting:
     """f_theta with a seeded initial generator; the frozen SAM is the process's own."""
-    clip = clip_encoder(model.clip, device)
+    clip = outline_clip_encoder(model.clip)  # features are cached: training runs no CLIP
     torch.manual_seed(seed)
     generator = build_point_generator(
         model.point_generator,

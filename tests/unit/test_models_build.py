@@ -1,5 +1,8 @@
 """Building models by name: what is refused, and what the full-size nets look like."""
 
+import contextlib
+
+import open_clip
 import pytest
 import torch
 
@@ -9,6 +12,8 @@ from ppt.models.build import (
     build_clip_encoder,
     build_point_generator,
     build_sam_decoder,
+    outline_clip_encoder,
+    plain_clip,
 )
 
 
@@ -22,8 +27,63 @@ def test_weights_must_be_given_for_real_nets():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="open_clip knows no 'ViT-Z'"):
         build_clip_encoder(ClipConfig(name="ViT-Z", weights="random"))
-    with pytest.raises(ValueError, match="one of toybox, default, vit_h, vit_l, vit_b, got 'sam2'"):
+    with pytest.raises(ValueError, match="one of toybox, vit_b, vit_l, vit_h, got 'sam2'"):
         build_sam_decoder(SamConfig(name="sam2", weights="random"))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("RN50", "its image tower is a ResNet"),
+        ("convnext_base", "its image tower is timm's convnext_base"),
+        ("EVA02-B-16", "its image tower is timm's eva02"),
+        ("ViT-B-16-SigLIP", "its image tower is timm's vit_base_patch16_siglip_224"),
+        ("coca_ViT-B-32", "it is a CoCa"),
+        ("roberta-ViT-B-32", "its text needs roberta-base"),
+        ("ViT-H-14-CLIPA", "its text needs bert-base-uncased"),
+    ],
+)
+def test_clips_without_plain_towers_are_refused_by_name(name, reason):
+    with pytest.raises(ValueError, match=f"model.clip.name must be .* got '{name}': {reason}"):
+        build_clip_encoder(ClipConfig(name=name, weights="/nowhere.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "taps", "grid", "width"),
+    [
+        ("ViT-B-16", (4, 8, 12), 14, 768),
+        ("ViT-B-32-quickgelu", (4, 8, 12), 7, 768),
+        ("ViT-B-16-plus-240", (4, 8, 12), 15, 896),
+        ("ViT-L-14", (8, 16, 24), 16, 1024),
+        ("ViT-H-14-378", (11, 21, 32), 27, 1280),
+    ],
+)
+def test_any_depth_is_tapped_after_its_thirds(name, taps, grid, width):
+    encoder = outline_clip_encoder(ClipConfig(name=name))
+    assert (encoder.taps, encoder.surgery_depth) == (taps, 6)
+    assert (encoder.grid, encoder.visual_dim) == (grid, width)
+    assert next(encoder.clip.parameters()).is_meta
+
+
+def test_plain_vits_are_accepted_by_name():
+    accepted = set()
+    for name in open_clip.list_models():
+        with contextlib.suppress(ValueError):
+            plain_clip(name)
+            accepted.add(name)
+    assert {"ViT-B-32", "ViT-B-16", "ViT-L-14-336", "ViT-H-14", "ViT-bigG-14"} <= accepted
+    assert all(name.startswith("ViT-") for name in accepted)
+
+
+def test_an_outline_has_the_encoders_sizes():
+    outline, encoder = outline_clip_encoder(ClipConfig()), build_clip_encoder(ClipConfig())
+    for name in ("visual_dim", "text_dim", "embed_dim", "taps", "grid", "context_length"):
+        assert getattr(outline, name) == getattr(encoder, name)
+
+
+def test_a_wrong_setting_is_named_as_in_the_configuration():
+    with pytest.raises(ValueError, match=r"^model.clip.image_size must be a multiple of 8, got 90"):
+        build_clip_encoder(ClipConfig(image_size=90))
 
 
 def test_the_toybox_has_its_own_weights():

@@ -5,7 +5,8 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP, resize_pos_embed
+from open_clip.transformer import QuickGELU
 
 from ppt.models.clip_encoder import ClipEncoder
 
@@ -17,7 +18,7 @@ def make_clip(kind=CLIP, **vision):
     torch.manual_seed(0)
     clip = kind(
         embed_dim=EMBED,
-        vision_cfg=CLIPVisionCfg(image_size=IMAGE_SIZE, **VISION, **vision),
+        vision_cfg=CLIPVisionCfg(image_size=IMAGE_SIZE, **{**VISION, **vision}),
         text_cfg=CLIPTextCfg(width=TEXT_WIDTH, heads=4, layers=2),
     )
     for name, parameter in clip.named_parameters():  # biases start at zero: a bug could hide
@@ -47,17 +48,18 @@ def pixels():
 def surgery_by_hand(clip, pixels, depth, local_mask=None):
     """CLIP Surgery as its paper describes it, block by block and head by head."""
     visual, x_new = clip.visual, None
-    x = visual.conv1(pixels).reshape(len(pixels), WIDTH, -1).permute(0, 2, 1)
+    width = visual.conv1.out_channels
+    x = visual.conv1(pixels).reshape(len(pixels), width, -1).permute(0, 2, 1)
     x = torch.cat([visual.class_embedding.repeat(len(pixels), 1, 1), x], 1)
     x = visual.ln_pre(x + visual.positional_embedding)
     for i, block in enumerate(visual.transformer.resblocks):
         if i >= len(visual.transformer.resblocks) - depth:
             attention, heads = block.attn, block.attn.num_heads
-            w, b = attention.in_proj_weight[-WIDTH:], attention.in_proj_bias[-WIDTH:]
+            w, b = attention.in_proj_weight[-width:], attention.in_proj_bias[-width:]
             v = block.ln_1(x) @ w.T + b
             outputs = []
             for v_h in v.chunk(heads, dim=-1):
-                scores = v_h @ v_h.mT / (WIDTH // heads) ** 0.5
+                scores = v_h @ v_h.mT / (width // heads) ** 0.5
                 if local_mask is not None:
                     scores = scores + local_mask
                 outputs.append(scores.softmax(-1) @ v_h)
@@ -119,6 +121,32 @@ def test_another_image_size_leaves_the_network_untouched(pixels):
     torch.testing.assert_close(native, make_encoder().encode_images(pixels).surgery_tokens)
 
 
+@pytest.mark.parametrize("size", [24, 48, 56])
+def test_another_image_size_equals_a_net_that_open_clip_resamples(size):
+    clip = make_clip()
+    vision = CLIPVisionCfg(image_size=size, **VISION)
+    resampled = CLIP(EMBED, vision, CLIPTextCfg(width=TEXT_WIDTH, heads=4, layers=2))
+    state = clip.state_dict()
+    resize_pos_embed(state, resampled)
+    resampled.load_state_dict(state)
+    pixels = torch.randn(2, 3, size, size)
+    found = make_encoder(clip, image_size=size).encode_images(pixels).surgery_tokens
+    plain = resampled.eval().encode_image(pixels, normalize=True)
+    torch.testing.assert_close(found[:, 0], plain)
+    torch.testing.assert_close(found, surgery_by_hand(resampled, pixels, 2))
+
+
+def test_full_size_surgery_tokens_equal_the_paper_written_out():
+    clip = open_clip.create_model("ViT-B-16-quickgelu").eval()
+    encoder = make_encoder(clip, taps=(4, 8, 12), surgery_depth=6)
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = surgery_by_hand(clip, pixels, 6)
+    found = encoder.encode_images(pixels)
+    torch.testing.assert_close(found.surgery_tokens, expected, atol=1e-5, rtol=1e-4)
+    assert [stage.shape for stage in found.visual_features] == [(1, 196, 768)] * 3
+
+
 def test_pictures_are_counted_and_encoded_once(pixels):
     encoder = make_encoder()
     encoder.encode_images(pixels)
@@ -171,9 +199,25 @@ def test_fingerprint_changes_with_weights_and_settings_only():
     encoder = make_encoder()
     assert encoder.fingerprint == make_encoder().fingerprint
     assert encoder.fingerprint != make_encoder(taps=(1, 2)).fingerprint
+    assert encoder.fingerprint != make_encoder(mean=(0.5, 0.4, 0.31)).fingerprint
+    assert encoder.fingerprint != make_encoder(image_size=48).fingerprint
     changed = make_clip()
     changed.visual.proj.data[0, 0] += 1
     assert encoder.fingerprint != make_encoder(changed).fingerprint
+
+
+def test_fingerprint_tells_what_no_tensor_of_a_checkpoint_shows():
+    prints = {make_encoder().fingerprint}
+    quick = make_clip()
+    for block in quick.visual.transformer.resblocks:
+        block.mlp.gelu = QuickGELU()
+    prints.add(make_encoder(quick).fingerprint)
+    prints.add(make_encoder(make_clip(head_width=16)).fingerprint)
+    fenced = make_clip()
+    for block in fenced.visual.transformer.resblocks:
+        block.register_buffer("local_mask", torch.zeros(17, 17), persistent=False)
+    prints.add(make_encoder(fenced).fingerprint)
+    assert len(prints) == 4
 
 
 def test_stays_frozen():

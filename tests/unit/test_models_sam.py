@@ -15,6 +15,7 @@ from segment_anything.modeling import (
 )
 
 from ppt.config import SamConfig
+from ppt.models import sam_decoder
 from ppt.models.build import build_sam_decoder
 from ppt.models.sam_decoder import SamDecoder
 
@@ -103,6 +104,17 @@ def test_embeddings_equal_sam_predictor(decoder, pictures):
     for embedding, picture in zip(embeddings, pictures, strict=True):
         predictor.set_image(picture)
         torch.testing.assert_close(embedding, predictor.features[0], atol=1e-5, rtol=1e-4)
+
+
+def test_pictures_are_encoded_as_many_at_once_as_memory_allows(decoder, pictures, monkeypatch):
+    whole, _ = encode(decoder, pictures)
+    seen = []
+    hook = decoder.sam.image_encoder.register_forward_hook(lambda m, x, y: seen.append(len(x[0])))
+    monkeypatch.setattr(sam_decoder, "_ATTENTION_BYTES", 3 * 4 * 2 * 64**2)  # of three pictures
+    parts, _ = encode(decoder, pictures)
+    hook.remove()
+    assert seen == [3, 1]
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("multimask_output", [True, False])

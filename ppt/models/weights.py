@@ -1,0 +1,153 @@
+"""Checkpoints of the frozen nets: read without running what is in them, wrong ones told in a line.
+
+A state dict is read from safetensors, from `torch.save` (weights only) or from a TorchScript
+archive, which is how OpenAI publishes CLIP.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import open_clip
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+Net = TypeVar("Net", bound=nn.Module)
+
+SAM_WIDTHS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280}
+"""segment-anything's published models and the width of their image encoders."""
+
+_OPENAI_SETTINGS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives
+
+
+def load_net(build: Callable[[], Net], path: Path, *, field: str, expected: str) -> Net:
+    """`build()` with the weights of `path`, in float32.
+
+    Raises ValueError, one line that names `field` and `path` and, where the file is a checkpoint
+    of something else, what it seems to be; `expected` names what it should be. The file is looked
+    at before anything large is built.
+    """
+    state = read_state_dict(path, field=field)
+    with torch.device("meta"):
+        wanted = build().state_dict()
+    for name in sorted(state.keys() | wanted.keys()):
+        found, needed = (list(s[name].shape) if name in s else None for s in (state, wanted))
+        if found != needed:
+            raise ValueError(
+                f"{field}: {path} seems to be {describe(state)}; expected {expected} "
+                f"({name} is {found or 'missing'}, not {needed or 'known there'})"
+            )
+    net = build()
+    net.load_state_dict(state)
+    return net
+
+
+def read_state_dict(path: Path, *, field: str) -> dict[str, Tensor]:
+    """The named tensors of a checkpoint, also of one that open_clip's training saved.
+
+    Raises ValueError, one line, for what is no checkpoint, is cut short or holds other objects.
+    """
+    if not path.is_file():
+        what = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
+        raise ValueError(f"{field}: {path} {what}")
+    try:
+        found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except OSError as error:
+        raise ValueError(f"{field}: {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{field}: {path} {error}") from error
+    state = found.get("state_dict", found) if isinstance(found, Mapping) else found
+    if not isinstance(state, Mapping) or not state or not all(map(torch.is_tensor, state.values())):
+        raise ValueError(f"{field}: {path} holds no state dict (named tensors)")
+    return {
+        name.removeprefix("module."): tensor
+        for name, tensor in state.items()
+        if name not in _OPENAI_SETTINGS
+    }
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether this is a TorchScript archive: of CLIPs only OpenAI's own come so."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"is cut short, damaged or no safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(32)
+    archive = start.startswith(b"PK")
+    if archive and not zipfile.is_zipfile(path):
+        raise ValueError("is cut short: its end is missing (an interrupted download?)")
+    if not archive and not start.startswith(b"\x80"):  # nor a pickle
+        raise ValueError(f"is no checkpoint: it begins with {start.decode('latin1')!r}")
+    try:
+        if archive and is_torchscript(path):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # there is no other reader
+                return torch.jit.load(path, map_location="cpu").state_dict()
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            "holds more than tensors, or is damaged; it is not loaded, for a pickle can run code "
+            "(save the net's state_dict())"
+        ) from error
+    except Exception as error:  # torch raises what the damaged bytes lead it to
+        raise ValueError(f"is cut short or damaged: {str(error).splitlines()[:1]}") from error
+
+
+# ---------------------------------------------------------------- what a file seems to be
+
+
+def describe(state: Mapping[str, Tensor]) -> str:
+    """What a state dict seems to be, in a few words."""
+    if "image_encoder.pos_embed" in state:
+        width = state["image_encoder.pos_embed"].shape[-1]
+        names = [name for name, of in SAM_WIDTHS.items() if of == width]
+        return f"SAM {names[0]}" if names else f"a SAM of width {width}"
+    if "visual.class_embedding" in state and "visual.conv1.weight" in state:
+        return _describe_clip(state)
+    for prefix, name in (
+        ("visual.layer1.", "a CLIP with a ResNet"),
+        ("visual.trunk.", "a CLIP with an image tower of timm"),
+        ("vision_model.", "a CLIP in the layout of transformers, not of open_clip"),
+        ("vision_encoder.", "a SAM in the layout of transformers, not of segment-anything"),
+        ("image_encoder.trunk.", "a SAM 2"),
+    ):
+        if any(key.startswith(prefix) for key in state):
+            return name
+    return f"no CLIP and no SAM (it begins with {next(iter(state))!r})"
+
+
+def _describe_clip(state: Mapping[str, Tensor]) -> str:
+    width, _, patch, _ = state["visual.conv1.weight"].shape
+    depth = len({k.split(".")[3] for k in state if k.startswith("visual.transformer.resblocks.")})
+    positions = state.get("visual.positional_embedding", torch.empty(1))
+    size = round((len(positions) - 1) ** 0.5) * patch
+    text = state["ln_final.weight"].shape[0] if "ln_final.weight" in state else None
+    shape = {"width": width, "layers": depth, "patch_size": patch, "image_size": size}
+    names = []
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        vision = {key: config["vision_cfg"].get(key) for key in shape}
+        if vision == shape and config["text_cfg"].get("width") == text:
+            names.append(name)
+    plain = [name for name in names if name.startswith("ViT-")]
+    if plain:
+        return f"CLIP {plain[0]}"
+    return f"a CLIP ViT of width {width}, {depth} blocks, patch {patch}, for {size} pixels"

@@ -1,0 +1,97 @@
+"""bf16 where it may be: run here on a CPU, whose autocast is the same machinery."""
+
+import numpy as np
+import pytest
+import torch
+
+from ppt.config import ClipConfig, PointGeneratorConfig, SamConfig
+from ppt.data.batch import Batch
+from ppt.models import precision
+from ppt.models.build import build_clip_encoder, build_point_generator, build_sam_decoder
+from ppt.models.point_prompting import PointPrompting
+from ppt.toybox.world import scene
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def low_precision(monkeypatch):
+    """The CPU treated as a GPU is."""
+    monkeypatch.setitem(precision.AUTOCAST, "cpu", precision.AUTOCAST["cuda"])
+
+
+def product():
+    return torch.ones(2, 2) @ torch.ones(2, 2)
+
+
+def test_a_cpu_stays_in_float32():
+    with precision.autocast(CPU):
+        assert not torch.is_autocast_enabled("cpu")
+        assert product().dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_a_gpu_takes_bf16():
+    assert precision.autocast(torch.device("cuda")).fast_dtype == torch.bfloat16
+
+
+def test_full_precision_inside_autocast(low_precision):
+    with precision.autocast(CPU):
+        assert product().dtype == torch.bfloat16
+        with precision.full_precision(CPU):
+            assert product().dtype == torch.float32
+
+
+def run_everything():
+    """What the encoders, the generator and the decoder give for two scenes, and the gradient."""
+    clip, sam = build_clip_encoder(ClipConfig()), build_sam_decoder(SamConfig())
+    images = [scene(5, i).image for i in range(2)]
+    features = clip.encode_images(torch.stack([clip.preprocess(np.array(i)) for i in images]))
+    embeddings = sam.encode_images(torch.stack([sam.preprocess(i) for i in images]))
+    words, mask = clip.encode_words(["red circle", "the left square"])
+    torch.manual_seed(0)
+    generator = build_point_generator(
+        PointGeneratorConfig(), clip.visual_dim, clip.text_dim, len(clip.taps)
+    )
+    batch = Batch(
+        pictures=["a", "b"],
+        sizes=torch.tensor([[96, 96]] * 2),
+        visual_features=features.visual_features,
+        image_embeddings=embeddings,
+        picture_index=torch.tensor([0, 1]),
+        expression_ids=["0", "1"],
+        texts=["red circle", "the left square"],
+        word_features=words,
+        word_mask=mask,
+        targets=None,
+    )
+    model = PointPrompting(generator, sam)
+    outputs = model(batch)
+    rows = torch.tensor([0, 1])
+    logits = model.decode(outputs, batch, rows, rows)
+    logits.sigmoid().mean().backward()
+    return {
+        "surgery_tokens": features.surgery_tokens,
+        "last_stage": features.visual_features[-1],
+        "image_embeddings": embeddings,
+        "word_features": words * mask[..., None],
+        "phrases": clip.encode_phrases(["circle", ""]),
+        "mask_logits": logits.detach(),
+        "gradient": generator.point_head[0].weight.grad,
+        **{name: value.detach() for name, value in outputs.items()},
+    }
+
+
+def test_bf16_stays_near_float32_and_hands_out_float32(low_precision, monkeypatch):
+    coarse = run_everything()
+    monkeypatch.undo()
+    exact = run_everything()
+    for name, value in coarse.items():
+        assert value.dtype == torch.float32, name
+        assert not torch.equal(value, exact[name]), f"{name} did not run in bf16"
+        error = (value - exact[name]).norm() / exact[name].norm()
+        assert error < (0.1 if name == "gradient" else 0.03), (name, error)
+    points = (coarse["pred_points"] - exact["pred_points"]).abs()
+    assert points.mean() < 0.004 and points.max() < 0.03
+    unrounded = coarse["pred_points"] != coarse["pred_points"].bfloat16().float()
+    assert unrounded.float().mean() > 0.9  # coordinates are not of bf16's 256 steps

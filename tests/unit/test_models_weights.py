@@ -1,0 +1,291 @@
+"""Full-size random nets in the published layouts: they load, and a wrong file is told in a line."""
+
+import json
+import os
+from pathlib import Path
+
+import huggingface_hub
+import open_clip
+import pytest
+import torch
+from open_clip.openai import load_openai_model
+from safetensors.torch import save_file
+from segment_anything import sam_model_registry
+from torch import nn
+
+from ppt.config import ClipConfig, ConfigError, SamConfig, load_curriculum
+from ppt.models.build import build_clip_encoder, build_sam_decoder
+from ppt.pipeline import models
+from ppt.pipeline.curriculum import check_inputs
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+
+
+class _Node(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def torchscript(state):
+    """A module with these tensors under these names, as OpenAI's archive holds them."""
+    root = _Node()
+    for name, tensor in state.items():
+        *parts, leaf = name.split(".")
+        node = root
+        for part in parts:
+            if part not in node._modules:
+                node.add_module(part, _Node())
+            node = node._modules[part]
+        node.register_buffer(leaf, tensor)
+    return torch.jit.script(root)
+
+
+def outline(build):
+    """A state dict of full-size shapes whose every tensor is one number: a tiny file."""
+    with torch.device("meta"):
+        state = build().state_dict()
+    return {name: torch.zeros(()).expand(tensor.shape) for name, tensor in state.items()}
+
+
+def clip_outline(name):
+    return outline(lambda: open_clip.CLIP(**open_clip.get_model_config(name)))
+
+
+def random_clip(name):
+    torch.manual_seed(1)
+    return open_clip.CLIP(**open_clip.get_model_config(name)).state_dict()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The published files, at full size: about 1.3 GB, removed at the end."""
+    folder = tmp_path_factory.mktemp("weights")
+    sam = sam_model_registry["vit_b"]().state_dict()
+    torch.save(sam, folder / "sam_vit_b.pth")
+    save_file(
+        {name: tensor.half() for name, tensor in sam.items()}, folder / "sam_vit_b.safetensors"
+    )
+    torch.save({n: t.half() for n, t in sam.items()}, folder / "sam_vit_b_half.pth")
+    halved = {name: tensor.half() for name, tensor in random_clip("ViT-B-16").items()}
+    sizes = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+    archive = {name: torch.tensor(value) for name, value in sizes.items()}
+    torchscript({**archive, **halved}).save(folder / "ViT-B-16.pt")
+    trained = {f"module.{name}": tensor for name, tensor in random_clip("ViT-B-32").items()}
+    torch.save({"epoch": 32, "name": "run", "state_dict": trained}, folder / "vit_b_32.pt")
+    yield folder
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+def assert_one_line(error, field, path, *words):
+    message = str(error.value)
+    assert "\n" not in message
+    for word in (field, str(path), *words):
+        assert word in message
+
+
+# ---------------------------------------------------------------- what loads
+
+
+def test_openais_archive_gives_what_open_clips_own_loader_gives(folder, pixels):
+    path = folder / "ViT-B-16.pt"
+    encoder = build_clip_encoder(ClipConfig(name="ViT-B-16-quickgelu", weights=str(path)))
+    plain = load_openai_model(str(path), precision="fp32", device="cpu")
+    with torch.no_grad():
+        expected = plain.encode_image(pixels, normalize=True)
+    found = encoder.encode_images(pixels).surgery_tokens[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_openais_archive_needs_quickgelu(folder):
+    path = folder / "ViT-B-16.pt"
+    with pytest.raises(ValueError) as error:
+        build_clip_encoder(ClipConfig(name="ViT-B-16", weights=str(path)))
+    assert_one_line(error, "model.clip.name must be 'ViT-B-16-quickgelu'", path, "QuickGELU")
+
+
+def test_a_checkpoint_of_open_clips_training_loads(folder, pixels):
+    path = folder / "vit_b_32.pt"
+    encoder = build_clip_encoder(ClipConfig(name="ViT-B-32", weights=str(path)))
+    plain = open_clip.create_model("ViT-B-32", pretrained=str(path)).eval()
+    with torch.no_grad():
+        expected = plain.encode_image(pixels, normalize=True)
+    found = encoder.encode_images(pixels)
+    torch.testing.assert_close(found.surgery_tokens[:, 0], expected, atol=1e-5, rtol=1e-4)
+    assert [stage.shape for stage in found.visual_features] == [(1, 49, 768)] * 3
+
+
+def test_sam_is_what_segment_anythings_own_loader_makes(folder):
+    path = folder / "sam_vit_b.pth"
+    found = build_sam_decoder(SamConfig(name="vit_b", weights=str(path))).sam.state_dict()
+    expected = sam_model_registry["vit_b"](checkpoint=str(path)).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_fingerprint_is_of_the_numbers_not_of_the_file(folder):
+    prints = [
+        models.sam_fingerprint(SamConfig(name="vit_b", weights=str(folder / name)))
+        for name in ("sam_vit_b.safetensors", "sam_vit_b_half.pth", "sam_vit_b.pth")
+    ]
+    assert prints[0] == prints[1] != prints[2]  # half precision is other numbers
+    assert models.sam_decoder.cache_info().currsize == 0  # and no net is kept for it
+
+
+# ---------------------------------------------------------------- tags of open_clip
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty cache of the Hugging Face hub, and no network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+def test_a_tag_is_taken_from_open_clips_cache(hub):
+    tag = "laion2b_s32b_b82k"  # has its own pixel statistics
+    repository = hub / "models--laion--CLIP-ViT-L-14-laion2B-s32B-b82K"
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123")
+    torch.save(clip_outline("ViT-L-14"), snapshot / "open_clip_pytorch_model.bin")
+    encoder = build_clip_encoder(ClipConfig(name="ViT-L-14", weights=tag))
+    assert encoder.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert (encoder.taps, encoder.grid, encoder.visual_dim) == ((8, 16, 24), 16, 1024)
+    assert all(not parameter.any() for parameter in encoder.parameters())
+
+
+def test_a_tag_that_cannot_be_fetched(hub):
+    with pytest.raises(ValueError) as error:
+        build_clip_encoder(ClipConfig(name="ViT-B-16", weights="laion2b_s34b_b88k"))
+    assert_one_line(error, "model.clip.weights", "'laion2b_s34b_b88k'", "could not fetch", "path")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "words"),
+    [
+        ("ViT-B-16", "openai", "model.clip.name must be 'ViT-B-16-quickgelu' for openai"),
+        ("ViT-B-32", "laion400m_e32", "model.clip.name must be 'ViT-B-32-quickgelu'"),
+        ("ViT-B-16", "opanai", "neither a file nor a tag of open_clip for ViT-B-16 (tags: openai"),
+        ("ViT-S-16", "openai", "neither a file nor a tag of open_clip for ViT-S-16 (tags: none)"),
+    ],
+)
+def test_a_wrong_tag_is_told_before_anything_is_fetched(hub, name, weights, words):
+    with pytest.raises(ValueError) as error:
+        build_clip_encoder(ClipConfig(name=name, weights=weights))
+    assert_one_line(error, words, weights)
+    assert not any(hub.iterdir())
+
+
+def test_the_hubs_own_description_beside_a_file_is_believed(tmp_path):
+    path = tmp_path / "open_clip_model.safetensors"
+    path.touch()
+    described = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": {"mean": [0, 0, 0]}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError) as error:
+        build_clip_encoder(ClipConfig(name="ViT-B-16", weights=str(path)))
+    assert_one_line(error, "model.clip.name must be 'ViT-B-16-quickgelu'", path)
+
+
+# ---------------------------------------------------------------- what is refused
+
+CLIP16 = ClipConfig(name="ViT-B-16")
+SAM_B = SamConfig(name="vit_b")
+
+
+def refuse(config, path):
+    """The error of building `config` with the weights of `path`."""
+    build = build_clip_encoder if isinstance(config, ClipConfig) else build_sam_decoder
+    with pytest.raises(ValueError) as error:
+        build(config.model_copy(update={"weights": str(path)}))
+    return error
+
+
+def without(state, name):
+    return {key: tensor for key, tensor in state.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("config", "state", "words"),
+    [
+        (CLIP16, lambda: outline(sam_model_registry["vit_b"]), "SAM vit_b; expected CLIP ViT-B-16"),
+        (SAM_B, lambda: clip_outline("ViT-B-16"), "CLIP ViT-B-16; expected SAM vit_b"),
+        (SAM_B, lambda: outline(sam_model_registry["vit_l"]), "SAM vit_l; expected SAM vit_b"),
+        (CLIP16, lambda: clip_outline("ViT-B-32"), "CLIP ViT-B-32; expected CLIP ViT-B-16"),
+        (
+            ClipConfig(name="ViT-L-14"),
+            lambda: clip_outline("ViT-L-14-336"),
+            "CLIP ViT-L-14-336; expected CLIP ViT-L-14",
+        ),
+        (CLIP16, lambda: clip_outline("RN50"), "a CLIP with a ResNet; expected"),
+        (
+            CLIP16,
+            lambda: without(clip_outline("ViT-B-16"), "visual.proj"),
+            "(visual.proj is missing, not [768, 512])",
+        ),
+        (
+            CLIP16,
+            lambda: {"vision_model.embeddings.class_embedding": torch.zeros(2)},
+            "in the layout of transformers",
+        ),
+        (SAM_B, lambda: {"weight": torch.zeros(2)}, "no CLIP and no SAM (it begins with 'weight')"),
+    ],
+)
+def test_a_checkpoint_of_something_else(tmp_path, config, state, words):
+    torch.save(state(), path := tmp_path / "x.pt")
+    part = "clip" if isinstance(config, ClipConfig) else "sam"
+    assert_one_line(refuse(config, path), f"model.{part}.weights", f"{path} seems to be", words)
+
+
+@pytest.mark.parametrize("name", ["sam_vit_b.pth", "sam_vit_b.safetensors", "ViT-B-16.pt"])
+def test_a_download_that_was_cut_short(folder, tmp_path, name):
+    path = tmp_path / name
+    os.link(folder / name, whole := tmp_path / "whole")
+    with whole.open("rb") as file:
+        path.write_bytes(file.read(2_000_000))
+    config = CLIP16 if name.startswith("ViT") else SAM_B
+    assert_one_line(refuse(config, path), ".weights", path, "is cut short")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html>", "is no checkpoint: it begins with '<!DOCTYPE html>'"),
+        (b"", "is no checkpoint: it begins with ''"),
+        (b"\x80\x02}q", "is cut short or damaged"),
+    ],
+)
+def test_no_checkpoint_at_all(tmp_path, content, words):
+    (path := tmp_path / "x.pth").write_bytes(content)
+    for config in (CLIP16, SAM_B):
+        assert_one_line(refuse(config, path), ".weights", path, words)
+
+
+def test_a_pickle_that_would_run_code_is_not_loaded(tmp_path):
+    torch.save(nn.Linear(2, 2), path := tmp_path / "net.pt")
+    assert_one_line(refuse(SAM_B, path), "model.sam.weights", path, "holds more than tensors")
+    torch.save({"epoch": 3}, path)
+    assert_one_line(refuse(SAM_B, path), "model.sam.weights", path, "holds no state dict")
+
+
+def test_no_file(tmp_path):
+    missing = tmp_path / "x.pt"
+    assert_one_line(refuse(SAM_B, missing), "model.sam.weights", missing, "does not exist")
+    assert_one_line(refuse(CLIP16, missing), "model.clip.weights", missing, "neither a file")
+    assert_one_line(refuse(CLIP16, tmp_path), "model.clip.weights", tmp_path, "is a folder")
+
+
+def test_a_run_ends_before_it_starts(tmp_path):
+    overrides = ["model.sam.name=vit_b", f"model.sam.weights={tmp_path}/x.pth"]
+    curriculum = load_curriculum(ROOT / "curricula" / "quickstart.yaml", overrides)
+    with pytest.raises(ConfigError, match="model.sam.weights: .*x.pth does not exist"):
+        check_inputs(curriculum)
