@@ -217,6 +217,7 @@ class LossWeights(_Config):
     point_labels: float = Field(1.0, ge=0)
     referent: float = Field(1.0, ge=0)
     unmatched: float = Field(0.1, ge=0)  # score target 0 for queries without a pseudo label
+    aux: float = Field(0.0, ge=0)  # the same losses for the stages before the last, as DETR
 
 
 class Training(_Config):
@@ -224,6 +225,8 @@ class Training(_Config):
 
     global_batch_size: int = Field(64, gt=0)  # expressions a step, over all workers
     learning_rate: float = Field(1e-3, gt=0)
+    # Within a stage: as it is, or a short rise and over the second half a fall (our choice).
+    schedule: Literal["constant", "decay"] = "constant"
     max_norm: float = Field(1.0, gt=0)  # gradient clipping (our choice)
     max_mask_prompts: int | None = Field(None, gt=0)  # cap on decoded prompts a step and worker
     match_cost: MatchCost = MatchCost()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from ppt.data.batch import Batch
 from ppt.models.criterion import SetCriterion
@@ -36,12 +37,14 @@ def train_one_epoch(
     *,
     device: torch.device | str,
     max_norm: float,
+    scheduler: LRScheduler | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """One pass over `batches`. For data parallelism `model.generator` may be wrapped in DDP.
 
-    `on_step(step, losses)` hears each step's losses. Returns their means, `loss` is the weighted
-    sum. Raises FloatingPointError when a loss is not finite.
+    `scheduler` goes on by a step at a time; `on_step(step, losses)` hears each step's losses.
+    Returns their means, `loss` is the weighted sum. Raises FloatingPointError when a loss is not
+    finite.
     """
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -60,6 +63,8 @@ def train_one_epoch(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
 
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value

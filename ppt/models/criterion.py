@@ -5,14 +5,16 @@ Letters: B expressions, K queries, M points, P matched pairs of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppt.config import LossWeights, MatchCost, Training
-from ppt.data.batch import Batch
-from ppt.models.matcher import HungarianMatcher
+from ppt.data.batch import Batch, Target
+from ppt.models.matcher import HungarianMatcher, Match
 from ppt.models.point_prompting import PointPrompting
 
 
@@ -50,6 +52,7 @@ class SetCriterion(nn.Module):
             "loss_points": weights.points,
             "loss_point_labels": weights.point_labels,
             "loss_referent": weights.referent,
+            "loss_aux": weights.aux,
         }
         self.unmatched = weights.unmatched
         self.max_mask_prompts = max_mask_prompts
@@ -57,46 +60,46 @@ class SetCriterion(nn.Module):
     def forward(
         self, model: PointPrompting, outputs: dict[str, Tensor], batch: Batch
     ) -> dict[str, Tensor]:
-        """Named losses without weights, each divided by the mean number of targets a worker."""
+        """Named losses without weights, each divided by the mean number of targets a worker.
+
+        `loss_aux` is the weighted sum of the point and referent losses of the stages before the
+        last, each matched anew as in DETR; without a weight for it, it is not there.
+        """
         targets = batch.targets
         assert targets is not None
         mask_logits = _decode_all(model, outputs, batch) if self.matcher.cost_mask > 0 else None
-        matches = self.matcher(outputs, targets, mask_logits)
-
-        pairs = list(zip(targets, matches, strict=True))
-        counts = torch.tensor([len(match.queries) for match in matches])
-        expression = torch.repeat_interleave(torch.arange(len(matches)), counts)
-        expression = expression.to(batch.picture_index.device)  # [P]
-        query = torch.cat([match.queries for match in matches])  # [P]
-        order = torch.cat([match.point_order for match in matches])  # [P, M]
-        masks = torch.cat([t.masks[m.targets] for t, m in pairs])
-        points = torch.cat([t.points[m.targets] for t, m in pairs])
-        points = points.gather(1, order[..., None].expand(-1, -1, 2))
-        labels = torch.cat([t.point_labels[m.targets] for t, m in pairs]).gather(1, order)
-        referent = torch.cat([t.is_referent[m.targets] for t, m in pairs])
-
-        pred_points = outputs["pred_points"][expression, query]
-        pred_labels = outputs["pred_point_logits"][expression, query]
-        label_loss = F.binary_cross_entropy_with_logits(pred_labels, labels, reduction="none")
+        pairs = _Pairs(targets, self.matcher(outputs, targets, mask_logits))
         losses = {
-            **self._mask_losses(model, outputs, batch, expression, query, masks),
-            "loss_points": (pred_points - points).abs().sum(-1).mean(-1).sum(),
-            "loss_point_labels": label_loss.mean(-1).sum(),
-            "loss_referent": self._referent_loss(
-                outputs["pred_referent_logits"], expression, query, referent
-            ),
+            **self._mask_losses(model, outputs, batch, pairs),
+            **self._point_losses(outputs, pairs),
         }
-        num_targets = _mean_over_workers(len(query), query.device)
+        if self.weights["loss_aux"] > 0:
+            losses["loss_aux"] = outputs["pred_points"].new_zeros(())
+            for stage in _earlier_stages(outputs):
+                # Masks take no part: decoding every stage would cost more than it teaches.
+                matches = self.matcher(stage, targets, mask_logits)
+                for name, loss in self._point_losses(stage, _Pairs(targets, matches)).items():
+                    losses["loss_aux"] = losses["loss_aux"] + self.weights[name] * loss
+        num_targets = _mean_over_workers(len(pairs.query), pairs.query.device)
         return {name: loss / num_targets for name, loss in losses.items()}
 
-    def _referent_loss(
-        self, logits: Tensor, expression: Tensor, query: Tensor, referent: Tensor
-    ) -> Tensor:
+    def _point_losses(self, outputs: dict[str, Tensor], pairs: _Pairs) -> dict[str, Tensor]:
+        """The point prompt loss and the referent loss of Eq. 4, summed over the pairs."""
+        points = outputs["pred_points"][pairs.expression, pairs.query]
+        logits = outputs["pred_point_logits"][pairs.expression, pairs.query]
+        labels = F.binary_cross_entropy_with_logits(logits, pairs.point_labels, reduction="none")
+        return {
+            "loss_points": (points - pairs.points).abs().sum(-1).mean(-1).sum(),
+            "loss_point_labels": labels.mean(-1).sum(),
+            "loss_referent": self._referent_loss(outputs["pred_referent_logits"], pairs),
+        }
+
+    def _referent_loss(self, logits: Tensor, pairs: _Pairs) -> Tensor:
         """BCE; a query without a pseudo label should score 0, with little weight (as DETR)."""
         wanted = torch.zeros_like(logits)
-        wanted[expression, query] = referent
+        wanted[pairs.expression, pairs.query] = pairs.is_referent
         weight = torch.full_like(logits, self.unmatched)
-        weight[expression, query] = 1.0
+        weight[pairs.expression, pairs.query] = 1.0
         return F.binary_cross_entropy_with_logits(logits, wanted, weight, reduction="sum")
 
     def _mask_losses(
@@ -104,12 +107,10 @@ class SetCriterion(nn.Module):
         model: PointPrompting,
         outputs: dict[str, Tensor],
         batch: Batch,
-        expression: Tensor,
-        query: Tensor,
-        masks: Tensor,
+        pairs: _Pairs,
     ) -> dict[str, Tensor]:
         """BCE and Dice over the picture's part of SAM's padded square, summed over the pairs."""
-        share = 1.0
+        share, expression, query, masks = 1.0, pairs.expression, pairs.query, pairs.masks
         if self.max_mask_prompts is not None and len(query) > self.max_mask_prompts:
             chosen = torch.linspace(0, len(query) - 1, self.max_mask_prompts).long()
             chosen = chosen.to(query.device)
@@ -126,6 +127,32 @@ class SetCriterion(nn.Module):
             "loss_mask": (bce.sum((1, 2)) / area).sum() / share,
             "loss_dice": dice.sum() / share,
         }
+
+
+class _Pairs:
+    """The matched pairs of a batch, side by side: P of them."""
+
+    def __init__(self, targets: Sequence[Target], matches: Sequence[Match]) -> None:
+        both = list(zip(targets, matches, strict=True))
+        self.query = torch.cat([match.queries for match in matches])  # [P]
+        device = self.query.device
+        counts = torch.tensor([len(match.queries) for match in matches], device=device)
+        numbers = torch.arange(len(matches), device=device)
+        self.expression = torch.repeat_interleave(numbers, counts)  # [P]
+        order = torch.cat([match.point_order for match in matches])  # [P, M]
+        points = torch.cat([t.points[m.targets] for t, m in both])
+        labels = torch.cat([t.point_labels[m.targets] for t, m in both])
+        self.points = points.gather(1, order[..., None].expand(-1, -1, 2))  # [P, M, 2]
+        self.point_labels = labels.gather(1, order)  # [P, M]
+        self.masks = torch.cat([t.masks[m.targets] for t, m in both])  # [P, H4, W4]
+        self.is_referent = torch.cat([t.is_referent[m.targets] for t, m in both])  # [P]
+
+
+def _earlier_stages(outputs: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The outputs of each stage before the last, as `PointGenerator.forward` stacks them."""
+    stacked = {name[4:]: value for name, value in outputs.items() if name.startswith("aux_")}
+    for n in range(len(next(iter(stacked.values()), ()))):
+        yield {name: value[n] for name, value in stacked.items()}
 
 
 @torch.no_grad()

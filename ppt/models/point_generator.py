@@ -72,11 +72,14 @@ class PointGenerator(nn.Module):
         """N stages of [I, L, D], words [B, T, Dt] and their mask, expression -> picture [B].
 
         Returns `pred_points` [B, K, M, 2] normalised (x, y), `pred_point_logits` [B, K, M]
-        (foreground > 0) and `pred_referent_logits` [B, K].
+        (foreground > 0) and `pred_referent_logits` [B, K]. While training also what the same heads
+        read from the queries of the stages before, as `aux_pred_points` [N - 1, B, K, M, 2] and so
+        on: deep supervision as DETR has it (our choice).
         """
         words = _normalise(word_features)
         queries = self.queries.expand(len(words), -1, -1)
         previous = None
+        read = []
         for stage, visual in zip(self.stages, visual_features, strict=True):
             # Tokens of every stage come at one scale and say where they are (our choice).
             visual = _normalise(visual)
@@ -86,6 +89,15 @@ class PointGenerator(nn.Module):
             )
             queries, looked_at = stage.look_at_picture(queries, visual)
             queries, _ = stage.look_at_words(queries, stage_words, word_mask)
+            read.append((queries, looked_at))
+        outputs = self._read(*read[-1])
+        if self.training and len(read) > 1:
+            earlier = [self._read(*one) for one in read[:-1]]
+            outputs |= {f"aux_{name}": torch.stack([e[name] for e in earlier]) for name in outputs}
+        return outputs
+
+    def _read(self, queries: Tensor, looked_at: Tensor) -> dict[str, Tensor]:
+        """Eq. 2: the heads' answers for queries [B, K, d] that looked at patches [B, K, L]."""
         with full_precision(queries.device):
             queries, looked_at = queries.float(), looked_at.float()
             place = looked_at @ _patch_centres(looked_at.shape[-1]).to(looked_at)  # [B, K, 2]

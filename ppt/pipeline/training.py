@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import numpy as np
 import ray.train
-import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
@@ -35,6 +34,7 @@ from ppt.pipeline.mixture import LabelTable, Plan
 from ppt.pipeline.models import build_point_prompting
 from ppt.pipeline.monitor import EpochMetrics, watch
 from ppt.pipeline.stream import stream_epochs
+from ppt.schedule import build_optimizer, build_schedule
 from ppt.store import Node, Store, digest_of
 
 
@@ -88,13 +88,17 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     device = get_device()
     model = build_point_prompting(run.model, run.seed, str(device))
     generator = model.generator
-    optimizer = torch.optim.Adam(
-        generator.parameters(), lr=run.stage.learning_rate or run.training.learning_rate
-    )
+    optimizer = build_optimizer(generator, run.stage.learning_rate or run.training.learning_rate)
     history = _restore(run, generator, optimizer)
     model.generator = cast(PointGenerator, prepare_model(generator))
     criterion = build_criterion(run.training)
     plan = run.plan()
+    scheduler = build_schedule(
+        optimizer,
+        run.training.schedule,
+        num_steps=run.stage.num_epochs * plan.num_steps,
+        done=len(history) * plan.num_steps,
+    )
     if monitor:
         ray.get(monitor.restart.remote(history, len(history) * plan.num_steps))
     for epoch, batches in _epochs(run, plan, len(history), model):
@@ -105,6 +109,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             optimizer,
             device=device,
             max_norm=run.training.max_norm,
+            scheduler=scheduler,
             on_step=(lambda *_: monitor.advance.remote()) if monitor else None,
         )
         history.append({"epoch": epoch, **losses})

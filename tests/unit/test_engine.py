@@ -10,6 +10,7 @@ from segment_anything.modeling import (
     Sam,
     TwoWayTransformer,
 )
+from torch import nn
 
 from ppt.config import LossWeights, MatchCost, Training
 from ppt.data.batch import Batch, Target
@@ -18,6 +19,7 @@ from ppt.models.criterion import SetCriterion, build_criterion
 from ppt.models.point_generator import PointGenerator
 from ppt.models.point_prompting import PointPrompting, hard_labels
 from ppt.models.sam_decoder import SamDecoder
+from ppt.schedule import build_optimizer, build_schedule
 
 SIDE, DIM, GRID, VISUAL, TEXT, NUM_POINTS = 32, 16, 4, 16, 12, 4
 SIZES = torch.tensor([[32, 32], [20, 40]])
@@ -183,3 +185,42 @@ def test_predict_takes_the_query_with_the_highest_score(trained):
 def test_a_positive_point_is_forced():
     logits = torch.tensor([[-3.0, -1.0, -2.0], [1.0, -1.0, 0.5]])
     assert hard_labels(logits).tolist() == [[0, 1, 0], [1, 0, 1]]
+
+
+# ---------------------------------------------------------------- schedule
+
+
+def rates(name, num_steps, done=0, optimizer=None):
+    """The learning rate of each step that is left, as shares of the optimizer's own."""
+    optimizer = optimizer or build_optimizer(nn.Linear(1, 1), 0.5)
+    scheduler = build_schedule(optimizer, name, num_steps=num_steps, done=done)
+    found = []
+    for _ in range(done, num_steps):
+        found.append(optimizer.param_groups[0]["lr"] / 0.5)
+        optimizer.step()
+        scheduler.step()
+    return found, optimizer
+
+
+def test_a_constant_schedule_changes_nothing():
+    assert rates("constant", 7)[0] == [1.0] * 7
+
+
+def test_decay_rises_and_falls():
+    found, _ = rates("decay", 100)
+    assert found[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert found[50] == 1.0 and found[75] == pytest.approx(0.5)
+    assert found[-1] == pytest.approx(0.05)
+    assert rates("decay", 1)[0] == pytest.approx([1.0])
+
+
+def test_a_schedule_goes_on_where_it_stood():
+    whole, _ = rates("decay", 40)
+    optimizer = build_optimizer(nn.Linear(1, 1), 0.5)
+    scheduler = build_schedule(optimizer, "decay", num_steps=40)
+    for _ in range(10):
+        optimizer.step()
+        scheduler.step()
+    restored = build_optimizer(nn.Linear(1, 1), 0.5)
+    restored.load_state_dict(optimizer.state_dict())
+    assert rates("decay", 40, done=10, optimizer=restored)[0] == pytest.approx(whole[10:])

@@ -11,7 +11,7 @@ FLOORS = [  # from the ground; a room may use those at or below its own floor
     {"store", "toybox"},
     {"data"},
     {"models"},
-    {"labels", "engine", "checkpoint"},
+    {"labels", "engine", "schedule", "checkpoint"},
     {"predict"},
     {"pipeline"},
 ]

@@ -100,6 +100,22 @@ def test_losses_are_means_over_targets(outputs):
         torch.testing.assert_close(two[name], value)
 
 
+def test_earlier_stages_are_supervised_alike(outputs):
+    """Two earlier stages that say what the last one says: twice its point and referent losses."""
+    model = DrawnMasks(torch.zeros(2, 2, LOW_RES, LOW_RES))
+    batch = make_batch([one_target(), one_target()])
+    plain = SetCriterion(MatchCost(), LossWeights())(model, outputs, batch)
+    deep = outputs | {f"aux_{name}": torch.stack([value] * 2) for name, value in outputs.items()}
+    criterion = SetCriterion(MatchCost(), LossWeights(aux=0.5))
+    losses = criterion(model, deep, batch)
+    again = ("loss_points", "loss_point_labels", "loss_referent")
+    expected = 2 * sum(criterion.weights[name] * plain[name] for name in again)
+    torch.testing.assert_close(losses.pop("loss_aux"), expected)
+    assert criterion.weights["loss_aux"] == 0.5
+    assert losses == plain
+    assert "loss_aux" not in plain
+
+
 def test_a_cap_on_mask_prompts_keeps_the_scale(outputs):
     model = DrawnMasks(torch.zeros(2, 2, LOW_RES, LOW_RES))
     batch = make_batch([one_target(), one_target()])

@@ -73,7 +73,7 @@ def test_points_lie_about_where_the_query_looks(patch, place):
 
 
 def test_padding_and_neighbours_do_not_matter():
-    generator = make_generator()
+    generator = make_generator().eval()
     visual, words, mask, index = make_inputs()
     expected = generator(visual, words, mask, index)
     noisy = torch.where(mask[..., None], words, torch.full_like(words, 9.0))
@@ -123,3 +123,15 @@ def test_attention_equals_torchs(kind):
         found, looked_at = found
         torch.testing.assert_close(looked_at, theirs_looked_at, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_every_stage_is_read_while_training_only():
+    generator = make_generator()
+    outputs = generator(*make_inputs())
+    num_stages = len(generator.stages)
+    assert outputs["aux_pred_points"].shape == (num_stages - 1, 3, 5, 4, 2)
+    assert outputs["aux_pred_referent_logits"].shape == (num_stages - 1, 3, 5)
+    assert not torch.equal(outputs["aux_pred_points"][-1], outputs["pred_points"])
+    assert set(generator.eval()(*make_inputs())) == {
+        name for name in outputs if not name.startswith("aux_")
+    }
