@@ -179,7 +179,7 @@ class Labels(_Config):
     # Instances of a phrase that become candidates of their own; the paper has one. A further one
     # must answer with at least this share of the strongest response.
     max_instances: int = Field(1, gt=0)
-    instance_threshold: float = Field(0.7, gt=0, le=1)
+    instance_threshold: float = Field(0.85, gt=0, le=1)
 
 
 class Synthesis(_Config):
@@ -191,9 +191,14 @@ class Synthesis(_Config):
 
 
 class Select(_Config):
-    """Select of Eq. 6 and 7: which candidate is the referent (our choice: by score and overlap)."""
+    """Select of Eq. 6 and 7: which candidate is the referent (our choice: by score and overlap).
 
-    min_confidence: float = Field(0.0, ge=0, le=1)  # below: every candidate's score stays 0
+    `head_phrase`: only what the expression's first phrase names may be the referent, so "car left
+    of the dog" is never the dog (our addition; the paper lets every candidate be it).
+    """
+
+    head_phrase: bool = False
+    min_confidence: float = Field(0.0, ge=0, le=1)  # below: left out until the next Select
 
 
 # ---------------------------------------------------------------- training

@@ -177,7 +177,7 @@ def _chosen(labels: Node) -> dict[Key, int | None]:
     found = {}
     for bucket in range(labels.num_buckets):
         for row in labels.read(bucket).to_pylist():
-            if row["source"] == "h_ref":
+            if row["source"] in ("h_ref", "undecided"):
                 found[row["picture"], row["expression_id"]] = _referent(row)
     return found
 
