@@ -151,7 +151,9 @@ def _normalise(tokens: Tensor) -> Tensor:
     return F.layer_norm(tokens.float(), tokens.shape[-1:])
 
 
+# What these make is kept and must serve training, also where it was first asked for at inference.
 @functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _patch_centres(num_patches: int) -> Tensor:
     """[L, 2] normalised (x, y) of the patches of a square grid, row by row."""
     grid = math.isqrt(num_patches)
@@ -161,6 +163,7 @@ def _patch_centres(num_patches: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _sine_positions(num_patches: int, dim: int) -> Tensor:
     """[L, D] sines and cosines of x and y, half a period to eight periods across the picture."""
     assert dim % 4 == 0

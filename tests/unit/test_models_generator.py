@@ -135,3 +135,12 @@ def test_every_stage_is_read_while_training_only():
     assert set(generator.eval()(*make_inputs())) == {
         name for name in outputs if not name.startswith("aux_")
     }
+
+
+def test_trains_after_it_has_inferred_in_the_same_process():
+    generator = make_generator()
+    inputs = make_inputs(grid=5)  # a size no other test asks for
+    with torch.inference_mode():
+        generator(*inputs)
+    generator(*inputs)["pred_points"].sum().backward()
+    assert generator.queries.grad.abs().sum() > 0
