@@ -7,12 +7,13 @@ stage's masks agree with the validation split's own pseudo labels: nobody's mask
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ppt.config import Model, ModelSelection
+from ppt.config import ConfigError, Model, ModelSelection
 from ppt.masks import decode_rle, encode_rle
 from ppt.metrics import overlap
 from ppt.pipeline.inference import predict_expressions, trained
@@ -27,9 +28,17 @@ from ppt.store import QUARANTINE as REJECTED
 def choose_stage(
     by: ModelSelection, stages: Sequence[str], scores: Mapping[str, float] | None = None
 ) -> Chosen:
-    """The stage with the highest score, of equal ones the later; without scores the last."""
+    """The stage with the highest score, of equal ones the later; without scores the last.
+
+    Raises ConfigError where nothing could be scored.
+    """
     if not scores:
         return Chosen(stages[-1], by)
+    if any(math.isnan(score) for score in scores.values()):
+        raise ConfigError(
+            f"model_selection: by {by!r} nothing of the validation split could be scored: give "
+            "data.validation sentences to choose by, or model_selection=last"
+        )
     best = max(range(len(stages)), key=lambda i: (scores[stages[i]], i))
     return Chosen(stages[best], by, dict(scores))
 

@@ -33,8 +33,9 @@ def test_cris_takes_the_first_sentence_of_each_object():
     assert CRIS.compared(mask := np.ones((3, 4), bool)) is mask
 
 
-@pytest.mark.parametrize("size", [(100, 37), (480, 480), (640, 427), (3, 1000)])
+@pytest.mark.parametrize("size", [(100, 37), (480, 480), (641, 427), (3, 1000)])
 def test_lavt_compares_at_480_by_the_nearest_pixel(size):
+    # Sizes of which no pixel of 480 lies right between two, where either is the nearest.
     assert scored(LAVT) == scored(OURS) and LAVT.mask_threshold == 0.0
     mask = np.random.default_rng(0).random(size) < 0.5
     rows, columns = (np.floor((np.arange(480) + 0.5) * n / 480).astype(int) for n in size)

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from run_record import STAGES, build_record
 
+from ppt.config import ConfigError
 from ppt.pipeline.model_selection import choose_stage
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.summary import (
@@ -165,6 +166,11 @@ def test_the_chosen_stage_and_what_chose_it(record: RunRecord) -> None:
         assert facts["by"] == by and note in facts["note"]
         assert facts["validation_mIoU"] == scores
         assert f"model: refinement.1, {facts['note']}" in shown(chosen)
+
+
+def test_nothing_to_choose_by_is_told() -> None:
+    with pytest.raises(ConfigError, match="'pseudo_iou' nothing of the validation split"):
+        choose_stage("pseudo_iou", ["a", "b"], {"a": float("nan"), "b": float("nan")})
 
 
 def test_evaluation_on_the_terminal(record: RunRecord) -> None:
