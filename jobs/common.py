@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ppt.config import ConfigError, Curriculum, load_curriculum
+from ppt.pipeline.export import results_folder
 from ppt.pipeline.progress import console
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.summary import print_summary, summarise
@@ -39,10 +40,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **kwargs)
         except ConfigError as error:
             for line in str(error).splitlines():
-                _say(f"[bold red]error:[/] {escape(line)}")
+                say(f"[bold red]error:[/] {escape(line)}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            _say("interrupted: run the same command again to go on from here")
+            say("interrupted: run the same command again to go on from here")
             raise typer.Exit(130) from None
 
     return guarded
@@ -55,10 +56,16 @@ def load(path: Path, overrides: list[str] | None) -> Curriculum:
 def finish(record: RunRecord) -> None:
     """The end of a run: its table, and where to look next."""
     print_summary(summarise(record), Console())
+    say_places(record)
+
+
+def say_places(record: RunRecord) -> None:
+    """Where a run's page, summary, results and MLflow runs are."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{record.folder}/mlflow.db"
-    _say(f"report:  {record.report}")
-    _say(f"summary: {record.folder}/summary.json")
-    _say(f"MLflow:  mlflow ui --backend-store-uri {uri}")
+    say(f"report:  {record.report}")
+    say(f"summary: {record.folder}/summary.json")
+    say(f"results: {results_folder(record)}")
+    say(f"MLflow:  mlflow ui --backend-store-uri {uri}")
 
 
 def run_alone(function: Callable[..., None]) -> None:
@@ -68,5 +75,5 @@ def run_alone(function: Callable[..., None]) -> None:
     app(prog_name=f"python -m jobs.{Path(sys.argv[0]).stem}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)

@@ -1,18 +1,56 @@
-"""Measure the baselines and every trained stage on the held-out split.
+"""Measure the CLIP+SAM baselines and the trained stages, sentence by sentence.
 
 ppt evaluate curricula/quickstart.yaml
+ppt evaluate curricula/quickstart.yaml --stage ris_joint --split validation --protocol lavt
+ppt evaluate curricula/quickstart.yaml --stage clip_sam_best
 """
 
 from __future__ import annotations
 
-from jobs.common import CurriculumPath, Overrides, command, finish, load, run_alone
-from ppt.pipeline.curriculum import run_curriculum
+from typing import Annotated, cast, get_args
+
+import click
+import typer
+from rich.console import Console
+
+from jobs.common import CurriculumPath, Overrides, command, load, run_alone, say
+from ppt.pipeline.curriculum import Split, evaluate_curriculum
+from ppt.pipeline.export import results_folder
+from ppt.pipeline.summary import print_evaluation, summarise
+from ppt.protocols import OURS, PROTOCOLS
 
 
 @command
-def main(curriculum: CurriculumPath, overrides: Overrides = None) -> None:
-    """Measure every stage on the held-out split; nothing is trained."""
-    finish(run_curriculum(load(curriculum, overrides), train=False))
+def main(
+    curriculum: CurriculumPath,
+    overrides: Overrides = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            help="A stage or a round, e.g. ris_joint, or a baseline, e.g. clip_sam_best, for which "
+            "nothing need be trained; else all."
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(click_type=click.Choice(get_args(Split)), help="What to measure on.")
+    ] = "evaluation",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            click_type=click.Choice(list(PROTOCOLS)),
+            help="How sentences are scored: ours, or as peers do it (docs/evaluation.md).",
+        ),
+    ] = OURS.name,
+) -> None:
+    """Measure the baselines and the trained stages: a table, and a Parquet file for each."""
+    record = evaluate_curriculum(
+        load(curriculum, overrides),
+        stage=stage,
+        split=cast(Split, split),
+        protocol=PROTOCOLS[protocol],
+    )
+    print_evaluation(summarise(record), Console())
+    say(f"results: {results_folder(record)}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main(
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("predictions"),
     stage: Annotated[
-        str | None, typer.Option(help="A stage of the run, e.g. ris_joint; else its last.")
+        str | None, typer.Option(help="A stage of the run, e.g. ris_joint; else the chosen one.")
     ] = None,
     clip_weights: Weights = None,
     sam_weights: Weights = None,

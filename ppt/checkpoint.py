@@ -86,7 +86,7 @@ class StoredCheckpoint:
 
 
 def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoint:
-    """The checkpoint of `runs/<name>` after `stage` (None: its last one), or of its own folder.
+    """The checkpoint of `runs/<name>` after `stage` (None: the chosen one), or of its own folder.
 
     Raises ConfigError that says what is missing.
     """
@@ -120,8 +120,13 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
 
 
 def _of_run(run: Path, stage: str | None) -> Path:
-    """The folder of a stage's checkpoint; of a stage with rounds the last one."""
+    """The folder of a stage's checkpoint; of a stage with rounds the last one.
+
+    Without `stage` it is the one that the run has chosen, in older summaries the last.
+    """
     summary = json.loads((run / SUMMARY).read_text())
+    if stage is None and (chosen := summary.get("chosen")):
+        stage = chosen["stage"]
     names = [row["name"] for row in summary["stages"]]
     fits = [n for n in names if stage is None or stage in (n, n.rpartition(".")[0])]
     if not fits:

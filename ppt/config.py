@@ -275,6 +275,12 @@ class Resources(_Config):
     max_failures: int = Field(2, ge=0)  # restarts of a training run after a lost worker
 
 
+ModelSelection = Literal["last", "pseudo_iou", "truth"]
+"""Which stage's checkpoint is the run's model: the last; the one that agrees best with the
+validation split's pseudo labels; the best on that split's ground truth, which is not weakly
+supervised any more."""
+
+
 class Curriculum(_Config):
     """Everything a run is made of."""
 
@@ -289,6 +295,7 @@ class Curriculum(_Config):
     select: Select = Select()
     training: Training = Training()
     stages: dict[str, Stage] = Field(min_length=1)
+    model_selection: ModelSelection = "last"  # our choice: the paper does not say
     resources: Resources = Resources()
 
     @model_validator(mode="after")

@@ -104,7 +104,7 @@ class Predictor:
         sam_weights: str | Path | None = None,
         device: str | torch.device | None = None,
     ) -> Predictor:
-        """The model of a run's folder (its last stage, or `stage`) or of a checkpoint's folder.
+        """The model of a run's folder (the chosen stage, or `stage`) or of a checkpoint's folder.
 
         `clip_weights` and `sam_weights` say where the encoders' files lie, if not where they lay
         in training. `device` is CUDA where there is a GPU. Raises ConfigError.

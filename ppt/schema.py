@@ -88,6 +88,27 @@ RESULTS = pa.schema(
     ]
 )
 
+COCO_RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
+"""A mask as pycocotools decodes it: size is [height, width]."""
+
+SENTENCES = pa.schema(  # results as people take them away: pixels, COCO's forms
+    [
+        pa.field("picture", pa.string(), nullable=False),
+        pa.field("expression_id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("kind", pa.string()),
+        pa.field("iou", pa.float64(), nullable=False),  # 0..1
+        pa.field("intersection", pa.int64(), nullable=False),  # pixels, as the protocol compares
+        pa.field("union", pa.int64(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),  # of the referent; SAM's for a baseline
+        pa.field("points", pa.list_(pa.list_(pa.float64())), nullable=False),  # (x, y)
+        pa.field("point_labels", pa.list_(pa.int8()), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("mask", COCO_RLE, nullable=False),  # the prediction at the original size
+    ]
+)
+
 PREDICTIONS = pa.schema(  # what people take away: pixels of the upright picture, COCO's forms
     [
         pa.field("row", pa.int64(), nullable=False),  # of the table that was asked, from 1
@@ -99,11 +120,7 @@ PREDICTIONS = pa.schema(  # what people take away: pixels of the upright picture
         pa.field("box", pa.list_(pa.int64()), nullable=False),  # x, y, width, height
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
-        pa.field(
-            "mask",
-            pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())]),  # COCO RLE
-            nullable=False,
-        ),
+        pa.field("mask", COCO_RLE, nullable=False),
         pa.field("checkpoint", pa.string(), nullable=False),
     ]
 )

@@ -25,11 +25,15 @@ _ATTENTION_BYTES = 2**30
 class SamDecoder(Frozen):
     """segment_anything's Sam with a batched decoder through which points get their gradient."""
 
-    def __init__(self, sam: Sam, *, max_prompts: int = 64) -> None:
-        """`max_prompts` bounds how many prompts are decoded at once without gradients."""
+    def __init__(self, sam: Sam, *, max_prompts: int = 64, mask_threshold: float = 0.0) -> None:
+        """`max_prompts` bounds how many prompts are decoded at once without gradients.
+
+        A finished mask holds the pixels whose logit is above `mask_threshold` (SAM's own is 0).
+        """
         super().__init__()
         self.sam = sam
         self.max_prompts = max_prompts
+        self.mask_threshold = mask_threshold
         self.image_size: int = sam.image_encoder.img_size
         self.low_res_size: int = 4 * sam.prompt_encoder.image_embedding_size[0]
         self.embed_dim: int = sam.prompt_encoder.embed_dim  # C
@@ -141,7 +145,7 @@ class SamDecoder(Frozen):
             for start in range(0, len(members), self.max_prompts):
                 chosen = members[start : start + self.max_prompts]
                 full = self.sam.postprocess_masks(logits[chosen, None], input_size, size)
-                for i, mask in zip(chosen, full[:, 0] > self.sam.mask_threshold, strict=True):
+                for i, mask in zip(chosen, full[:, 0] > self.mask_threshold, strict=True):
                     masks[i] = mask
         return masks
 

@@ -7,16 +7,17 @@ names what it makes by digest and skips what is there, so running again goes on 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ppt.config import ConfigError, Curriculum, PointRecipe, Stage
-from ppt.pipeline import evaluation, features, ingest, selection
+from ppt.config import ConfigError, Curriculum, ModelSelection, PointRecipe, Stage
+from ppt.pipeline import evaluation, features, ingest, model_selection, selection
 from ppt.pipeline.cluster import connected, fits_beside_training
 from ppt.pipeline.evaluation import EvaluationSplit, evaluate_checkpoint, metrics_of
+from ppt.pipeline.export import write_results
 from ppt.pipeline.label import label, phrases_of
 from ppt.pipeline.mixture import LabelTable
 from ppt.pipeline.monitor import EpochMetrics
@@ -27,11 +28,17 @@ from ppt.pipeline.summary import summarise, write_summary
 from ppt.pipeline.synthesise import synthesise_d_ref
 from ppt.pipeline.tracking import Tracker
 from ppt.pipeline.training import StageRun, train_stage
+from ppt.protocols import OURS, Protocol
 from ppt.store import LABELS as LABEL_TABLE
 from ppt.store import Node, Store
 
 Step = Literal["prepare", "encode", "label", "train"]
 STEPS: tuple[Step, ...] = ("prepare", "encode", "label", "train")
+
+Split = Literal["validation", "evaluation"]
+"""The splits that have a ground truth."""
+
+BASELINES = ("clip_sam_published", "clip_sam_best")
 
 PUBLISHED_RECIPE = PointRecipe(method="surgery", threshold=0.8)
 """CLIP Surgery's own way from a map to points."""
@@ -68,7 +75,44 @@ def run_curriculum(
                 with Tracker(run.record) as tracker:
                     run.baselines()
                     run.stages(tracker)
+                    run.choose()
                     run.finish(tracker)
+        finally:
+            run.pool.close()
+        return run.record
+
+
+def evaluate_curriculum(
+    curriculum: Curriculum,
+    *,
+    stage: str | None = None,
+    split: Split = "evaluation",
+    protocol: Protocol = OURS,
+) -> RunRecord:
+    """Measure the baselines and the trained stages; the results are files in the run's folder.
+
+    `stage` is a stage, one of its rounds or a baseline; with it only those before it must be
+    trained, for a baseline none. ConfigError for what is not there.
+    """
+    steps = [step for name, _, step in training_runs(curriculum) if stage in (None, name, step)]
+    if not steps and stage not in BASELINES:
+        known = ", ".join([*BASELINES, *(step for _, _, step in training_runs(curriculum))])
+        raise ConfigError(f"--stage: this curriculum has {known}, got {stage!r}")
+    check_inputs(curriculum)
+    with connected(curriculum.resources):
+        run = _Run(curriculum, allow_training=False)
+        run.record.split, run.record.protocol = split, protocol
+        try:
+            run.prepare()
+            run.encode()
+            if steps:
+                run.label()
+                run.synthesise()
+            run.baselines()
+            run.measure(steps)
+            if stage is None:
+                run.choose()
+            write_results(run.record)
         finally:
             run.pool.close()
         return run.record
@@ -99,6 +143,24 @@ def select_after(curriculum: Curriculum, stage: str) -> Node:
             return run.select_after(stage)
         finally:
             run.pool.close()
+
+
+def training_runs(curriculum: Curriculum) -> Iterator[tuple[str, Stage, str]]:
+    """(stage's name, stage, name of the training run); a round is a run of its own."""
+    for name, stage in curriculum.stages.items():
+        for round in range(1, stage.rounds + 1):
+            yield name, stage, name if stage.rounds == 1 else f"{name}.{round}"
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A training run that is done."""
+
+    stage: str  # the key in the curriculum
+    run: StageRun
+    checkpoint: Node
+    selected: Node | None  # the labels that Select made before it
+    h: LabelTable  # H's labels as they are after it
 
 
 @dataclass
@@ -158,7 +220,8 @@ class _Run:
         rows = samples.read_all(columns=["picture", "class_name", "expressions"]).to_pylist()
         expressions = [e["text"] for row in rows for e in row["expressions"]]
         kinds = {"words": expressions}
-        if name in ("validation", "evaluation"):
+        labelled = name == "validation" and c.model_selection == "pseudo_iou"
+        if name in ("validation", "evaluation") and not labelled:
             kinds["phrases"] = [*expressions, ""]  # CLIP+SAM takes the whole expression
         elif name != "d_ref":
             phrases = [p.text for row in rows for p in phrases_of(row, c.labels.chunker)]
@@ -173,21 +236,21 @@ class _Run:
         """Pseudo labels of D_sem and, round 0, of H."""
         c = self.curriculum
         with self._timed("label"):
-            for name, of, recipe in (
-                ("d_sem", "object_centric", c.labels.object_centric),
-                ("h", "referring", c.labels.referring),
-            ):
-                self.nodes[f"labels.{name}"] = label(
-                    self.store,
-                    self.pool,
-                    self.nodes[f"samples.{of}"],
-                    self.nodes[f"features.{of}"],
-                    self.nodes[f"phrases.{of}"],
-                    model=c.model,
-                    labels=c.labels,
-                    recipe=recipe,
-                    name=name,
-                )
+            self._label("d_sem", "object_centric", c.labels.object_centric)
+            self._label("h", "referring", c.labels.referring)
+
+    def _label(self, name: str, of: str, recipe: PointRecipe) -> None:
+        self.nodes[f"labels.{name}"] = label(
+            self.store,
+            self.pool,
+            self.nodes[f"samples.{of}"],
+            self.nodes[f"features.{of}"],
+            self.nodes[f"phrases.{of}"],
+            model=self.curriculum.model,
+            labels=self.curriculum.labels,
+            recipe=recipe,
+            name=name,
+        )
 
     def synthesise(self) -> None:
         """D_ref: pictures, expressions and labels, then their features."""
@@ -212,58 +275,107 @@ class _Run:
             recipe = evaluation.best_recipe(
                 self.store, self.pool, self._split("validation"), RECIPES, model
             )
-            split = self._split("evaluation")
-            for name, chosen in (
-                ("clip_sam_published", PUBLISHED_RECIPE),
-                ("clip_sam_best", recipe),
-            ):
+            for name, chosen in zip(BASELINES, (PUBLISHED_RECIPE, recipe), strict=True):
                 results = evaluation.evaluate_recipe(
-                    self.store, self.pool, split, chosen, model, name=name
+                    self.store,
+                    self.pool,
+                    self._split(self.record.split),
+                    chosen,
+                    model,
+                    name=name,
+                    protocol=self.record.protocol,
                 )
                 self.nodes[f"results.{name}"] = results
                 self.record.baselines[name] = metrics_of(results)
                 self.record.recipes[name] = chosen
 
     def stages(self, tracker: Tracker) -> None:
-        """Every stage in order, each from where the one before ended (Eq. 5 to 7)."""
+        """Train, or find trained, and measure every stage."""
+        for trained in self._trained(tracker.stage):
+            tracker.finish_stage(self._evaluate(trained))
+
+    def measure(self, steps: Sequence[str]) -> None:
+        """Measure those training runs; those after the last of them need not be there."""
+        if not steps:
+            return
+        for trained in self._trained(_untracked):
+            if trained.run.name in steps:
+                self._evaluate(trained)
+            if trained.run.name == steps[-1]:
+                return
+
+    def _trained(
+        self, tracked: Callable[[str], AbstractContextManager[Callable[[EpochMetrics], None]]]
+    ) -> Iterator[_Trained]:
+        """Every training run in order, each from where the one before ended (Eq. 5 to 7)."""
         tables = {name: self._label_table(name) for name in ("d_sem", "d_ref", "h")}
         checkpoint: Node | None = None
-        for name, stage, step in self._training_runs():
+        for name, stage, step in training_runs(self.curriculum):
             selected = None
             if stage.select:
                 assert checkpoint is not None  # the configuration says so
                 selected = self._select(tables["h"], checkpoint)
                 tables["h"] = replace(tables["h"], labels=selected)
-            with tracker.stage(step) as on_epoch:
-                run = self._stage_run(step, stage, _used(tables, stage), checkpoint)
+            run = self._stage_run(step, stage, _used(tables, stage), checkpoint)
+            with tracked(step) as on_epoch:
                 checkpoint = self._train(run, on_epoch)
-                record = self._evaluate(run, name, checkpoint, selected)
-                self.record.stages.append(record)
-                tracker.finish_stage(record)
+            yield _Trained(name, run, checkpoint, selected, tables["h"])
 
-    def _evaluate(
-        self, run: StageRun, stage: str, checkpoint: Node, selected: Node | None
-    ) -> StageRecord:
-        split = self._split("evaluation")
+    def _evaluate(self, trained: _Trained) -> StageRecord:
+        run, checkpoint = trained.run, trained.checkpoint
         results = evaluate_checkpoint(
-            self.store, self.pool, split, checkpoint, self.curriculum.model, name=run.name
+            self.store,
+            self.pool,
+            self._split(self.record.split),
+            checkpoint,
+            self.curriculum.model,
+            name=run.name,
+            protocol=self.record.protocol,
         )
         self.nodes[f"results.{run.name}"] = results
         manifest = checkpoint.manifest()
-        return StageRecord(
+        record = StageRecord(
             name=run.name,
-            stage=stage,
+            stage=trained.stage,
             checkpoint=checkpoint,
             results=results,
             metrics=metrics_of(results),
             history=manifest["history"],
             num_epochs=run.stage.num_epochs,
             seconds=manifest["seconds"],
-            selected=selected,
+            selected=trained.selected,
         )
+        self.record.stages.append(record)
+        return record
+
+    def choose(self) -> None:
+        """Which stage's checkpoint is the run's model."""
+        by = self.curriculum.model_selection
+        scores: dict[str, float] = {}
+        if by != "last":
+            with self._timed("choose"):
+                if by == "pseudo_iou":
+                    self._label("validation", "validation", self.curriculum.labels.referring)
+                for stage in self.record.stages:
+                    results = self._validate(stage, by)
+                    self.nodes[f"results.validation.{stage.name}"] = results
+                    scores[stage.name] = metrics_of(results)["mIoU"]
+        names = [stage.name for stage in self.record.stages]
+        self.record.chosen = model_selection.choose_stage(by, names, scores)
+
+    def _validate(self, stage: StageRecord, by: ModelSelection) -> Node:
+        """A stage on the validation split, against its truth or against its pseudo labels."""
+        made_by, model = (self.store, self.pool), self.curriculum.model
+        name = f"{stage.name} on validation"
+        if by == "truth":
+            split = self._split("validation")
+            return evaluate_checkpoint(*made_by, split, stage.checkpoint, model, name=name)
+        labels = self._label_table("validation")
+        return model_selection.agreement(*made_by, labels, stage.checkpoint, model, name=name)
 
     def finish(self, tracker: Tracker) -> None:
-        """The summary and the page, in the run's folder and in MLflow."""
+        """Results, summary and page in the run's folder; the latter two in MLflow as well."""
+        write_results(self.record)
         folder = Path(self.record.folder)
         summary = write_summary(summarise(self.record), folder / "summary.json")
         self.record.report = write_report(self.record, folder / "report.html")
@@ -271,24 +383,11 @@ class _Run:
 
     def select_after(self, stage: str) -> Node:
         """The labels that the trained stage `stage` selects, from those that it was trained on."""
-        tables = {name: self._label_table(name) for name in ("d_sem", "d_ref", "h")}
-        checkpoint: Node | None = None
-        for name, settings, step in self._training_runs():
-            if settings.select and checkpoint is not None:
-                selected = self._select(tables["h"], checkpoint)
-                tables["h"] = replace(tables["h"], labels=selected)
-            run = self._stage_run(step, settings, _used(tables, settings), checkpoint)
-            checkpoint = self._train(run, lambda _: None)
-            if stage in (name, step):
-                return self._select(tables["h"], checkpoint)
-        known = ", ".join(step for _, _, step in self._training_runs())
+        for trained in self._trained(_untracked):
+            if stage in (trained.stage, trained.run.name):
+                return self._select(trained.h, trained.checkpoint)
+        known = ", ".join(step for _, _, step in training_runs(self.curriculum))
         raise ConfigError(f"--after: this curriculum trains {known}, got {stage!r}")
-
-    def _training_runs(self) -> Iterator[tuple[str, Stage, str]]:
-        """(stage's name, stage, name of the training run); a round is a run of its own."""
-        for name, stage in self.curriculum.stages.items():
-            for round in range(1, stage.rounds + 1):
-                yield name, stage, name if stage.rounds == 1 else f"{name}.{round}"
 
     def _select(self, before: LabelTable, checkpoint: Node) -> Node:
         round = 1 + sum(name.startswith("labels.h.") for name in self.nodes)
@@ -334,7 +433,7 @@ class _Run:
     # ------------------------------------------------------------ names to nodes
 
     def _label_table(self, name: str) -> LabelTable:
-        of = {"d_sem": "object_centric", "h": "referring", "d_ref": "d_ref"}[name]
+        of = {"d_sem": "object_centric", "h": "referring"}.get(name, name)
         return LabelTable(
             self.nodes[f"labels.{name}"],
             self.nodes[f"features.{of}"],
@@ -351,6 +450,11 @@ class _Run:
             self.nodes[f"phrases.{name}"],
             self.nodes[f"ground_truth.{name}"],
         )
+
+
+def _untracked(step: str) -> AbstractContextManager[Callable[[EpochMetrics], None]]:
+    """Losses that nobody wants to hear again."""
+    return nullcontext(lambda losses: None)
 
 
 def _used(tables: Mapping[str, LabelTable], stage: Stage) -> tuple[LabelTable, ...]:

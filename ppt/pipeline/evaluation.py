@@ -1,4 +1,4 @@
-"""evaluate: every sentence of a split against its ground truth at the original size.
+"""evaluate: the sentences of a split against their ground truth, as a protocol says.
 
 The only room that reads ground truth. Sums are exact over any number of actors; a sentence whose
 prediction is empty, or whose baseline finds no mask, counts as 0 and stays in the mean.
@@ -7,22 +7,22 @@ prediction is empty, or whose baseline finds no mask, counts as 0 and stays in t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ppt.config import Model, PointRecipe
-from ppt.engine import evaluate
 from ppt.masks import decode_rle, encode_rle
 from ppt.metrics import RunningMetrics, overlap
+from ppt.models.point_prompting import PointPrompting
 from ppt.pipeline.features import encoder_spec
-from ppt.pipeline.inference import batches, trained
+from ppt.pipeline.inference import predict_expressions, trained
 from ppt.pipeline.label import Phrase, prompt_phrases
-from ppt.pipeline.models import pass_device
+from ppt.pipeline.models import pass_device, sam_decoder_at
 from ppt.pipeline.passes import Pool
-from ppt.pipeline.rows import PictureRow
+from ppt.protocols import OURS, Protocol
 from ppt.schema import QUARANTINE, RESULTS
 from ppt.store import DATA, BucketOutput, Count, Node, Store
 from ppt.store import QUARANTINE as REJECTED
@@ -49,15 +49,17 @@ class _Sentence:
     truth: np.ndarray  # bool [height, width]
 
 
-def _sentences(split: EvaluationSplit, bucket: int) -> tuple[list[_Sentence], list[dict]]:
-    """The bucket's sentences that have a truth; truths whose sentence was lost, as rejected."""
+def _sentences(
+    split: EvaluationSplit, bucket: int, protocol: Protocol
+) -> tuple[list[_Sentence], list[dict]]:
+    """The bucket's sentences that are scored; truths whose sentence was lost, as rejected."""
     texts = {
         (row["picture"], e["expression_id"]): e["text"]
         for row in split.samples.read(bucket, columns=["picture", "expressions"]).to_pylist()
         for e in row["expressions"]
     }
     sentences, rejected = [], []
-    for row in split.ground_truth.read(bucket).to_pylist():
+    for row in protocol.scored(split.ground_truth.read(bucket).to_pylist()):
         key = (row["picture"], row["expression_id"])
         if key in texts:
             truth = decode_rle(row["mask"], row["height"], row["width"])
@@ -75,9 +77,15 @@ def _sentences(split: EvaluationSplit, bucket: int) -> tuple[list[_Sentence], li
 
 
 def _result(
-    sentence: _Sentence, mask: np.ndarray, points: Any, point_labels: Any, score: float
+    sentence: _Sentence,
+    protocol: Protocol,
+    mask: np.ndarray,
+    points: Any,
+    point_labels: Any,
+    score: float,
 ) -> dict[str, Any]:
-    intersection, union = overlap(mask, sentence.truth)
+    compared = protocol.compared(mask), protocol.compared(sentence.truth)
+    intersection, union = overlap(*compared)
     return {
         "picture": sentence.picture,
         "expression_id": sentence.expression_id,
@@ -108,36 +116,31 @@ class _EvaluateCheckpoint:
     split: EvaluationSplit
     checkpoint: Node
     model: Model
+    protocol: Protocol
 
     def __call__(self, bucket: int) -> BucketOutput:
-        sentences, rejected = _sentences(self.split, bucket)
-        by_picture: dict[str, list[_Sentence]] = {}
-        for sentence in sentences:
-            by_picture.setdefault(sentence.picture, []).append(sentence)
-        rows = [
-            PictureRow(
-                self.split.features,
-                self.split.words,
-                bucket,
-                picture,
-                [{"expression_id": s.expression_id, "text": s.text} for s in group],
-            )
-            for picture, group in by_picture.items()
-        ]
-        ordered = [s for group in by_picture.values() for s in group]
-        prompting = trained(self.checkpoint, self.model)
-        predictions = evaluate(
-            prompting, batches(rows, prompting, with_targets=False), device=pass_device()
+        sentences, rejected = _sentences(self.split, bucket, self.protocol)
+        decoder = sam_decoder_at(self.model.sam, pass_device(), self.protocol.mask_threshold)
+        predictions = predict_expressions(
+            PointPrompting(trained(self.checkpoint, self.model).generator, decoder),
+            (
+                {"picture": s.picture, "expression_id": s.expression_id, "text": s.text}
+                for s in sentences
+            ),
+            features=self.split.features,
+            words=self.split.words,
+            bucket=bucket,
         )
         results = [
             _result(
                 sentence,
+                self.protocol,
                 found.mask,
                 found.points.flatten().tolist(),
                 found.point_labels.tolist(),
                 found.score,
             )
-            for sentence, found in zip(ordered, predictions, strict=True)
+            for sentence, found in zip(sentences, predictions, strict=True)
         ]
         return _output(results, rejected)
 
@@ -149,9 +152,10 @@ class _EvaluateRecipe:
     split: EvaluationSplit
     recipe: PointRecipe
     model: Model
+    protocol: Protocol
 
     def __call__(self, bucket: int) -> BucketOutput:
-        sentences, rejected = _sentences(self.split, bucket)
+        sentences, rejected = _sentences(self.split, bucket, self.protocol)
         found = prompt_phrases(
             [Phrase(s.picture, s.expression_id, s.text) for s in sentences],
             self.recipe,
@@ -159,27 +163,33 @@ class _EvaluateRecipe:
             embeddings=self.split.embeddings,
             bucket=bucket,
             model=self.model,
+            mask_threshold=self.protocol.mask_threshold,
         )
         results = []
         for sentence, candidates in zip(sentences, found, strict=True):
-            if not candidates:
-                results.append(_result(sentence, np.zeros_like(sentence.truth), [], [], 0.0))
-                continue
-            candidate = candidates[0]
-            points, labels = candidate.points.flatten().tolist(), candidate.point_labels.tolist()
-            results.append(
-                _result(sentence, candidate.mask, points, labels, candidate.predicted_iou)
-            )
+            mask, points, labels, score = np.zeros_like(sentence.truth), [], [], 0.0
+            for candidate in candidates[:1]:
+                mask, score = candidate.mask, candidate.predicted_iou
+                points = candidate.points.flatten().tolist()
+                labels = candidate.point_labels.tolist()
+            results.append(_result(sentence, self.protocol, mask, points, labels, score))
         return _output(results, rejected)
 
 
 def evaluate_checkpoint(
-    store: Store, pool: Pool, split: EvaluationSplit, checkpoint: Node, model: Model, *, name: str
+    store: Store,
+    pool: Pool,
+    split: EvaluationSplit,
+    checkpoint: Node,
+    model: Model,
+    *,
+    name: str,
+    protocol: Protocol = OURS,
 ) -> Node:
     """The per-sentence results of a checkpoint on a split."""
     parents = _parents(split) | {"checkpoint": checkpoint}
-    node = store.node("results", {}, parents, buckets=split.samples.num_buckets)
-    process = _EvaluateCheckpoint(split, checkpoint, model)
+    node = store.node("results", _spec(protocol), parents, buckets=split.samples.num_buckets)
+    process = _EvaluateCheckpoint(split, checkpoint, model, protocol)
     return pool.run(node, process, title=f"evaluate {name}", total=_num_sentences(split))
 
 
@@ -191,12 +201,18 @@ def evaluate_recipe(
     model: Model,
     *,
     name: str,
+    protocol: Protocol = OURS,
 ) -> Node:
     """The per-sentence results of CLIP + SAM with a point recipe on a split."""
-    spec = {**encoder_spec(model), "recipe": recipe.model_dump()}
+    spec = {**encoder_spec(model), "recipe": recipe.model_dump(), **_spec(protocol)}
     node = store.node("results", spec, _parents(split), buckets=split.samples.num_buckets)
-    process = _EvaluateRecipe(split, recipe, model)
+    process = _EvaluateRecipe(split, recipe, model, protocol)
     return pool.run(node, process, title=f"evaluate {name}", total=_num_sentences(split))
+
+
+def _spec(protocol: Protocol) -> dict[str, Any]:
+    """Ours is what results without a protocol are."""
+    return {} if protocol == OURS else {"protocol": asdict(protocol)}
 
 
 def _parents(split: EvaluationSplit) -> dict[str, Node]:

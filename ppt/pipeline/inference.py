@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from ppt.checkpoint import load_checkpoint
 from ppt.config import Model
 from ppt.data.batch import Batch
 from ppt.data.collate import collate
+from ppt.engine import Prediction, evaluate
 from ppt.models.point_prompting import PointPrompting
 from ppt.pipeline.models import build_point_prompting, pass_device
 from ppt.pipeline.rows import PictureRow, picture_table
@@ -41,6 +44,25 @@ def batches(
             rng=np.random.default_rng(0),  # draws point targets, which nobody here looks at
             with_targets=with_targets,
         )
+
+
+def predict_expressions(
+    prompting: PointPrompting,
+    expressions: Iterable[dict[str, Any]],
+    *,
+    features: Node,
+    words: Node,
+    bucket: int,
+) -> Iterator[Prediction]:
+    """What the model answers to expressions of a bucket, one by one in their order.
+
+    They are dictionaries with `picture`, `expression_id` and `text`, a picture's one after another.
+    """
+    rows = [
+        PictureRow(features, words, bucket, picture, list(group))
+        for picture, group in groupby(expressions, key=lambda e: e["picture"])
+    ]
+    return evaluate(prompting, batches(rows, prompting, with_targets=False), device=pass_device())
 
 
 @torch.inference_mode()

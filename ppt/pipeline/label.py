@@ -21,7 +21,7 @@ from ppt.labels.candidates import Candidate, PhrasePrompt, instance_candidates, 
 from ppt.labels.similarity import similarity_maps
 from ppt.masks import encode_rle
 from ppt.pipeline.features import encoder_spec
-from ppt.pipeline.models import pass_device, sam_decoder
+from ppt.pipeline.models import pass_device, sam_decoder_at
 from ppt.pipeline.passes import Pool
 from ppt.pipeline.tables import lookup_text, mapped, row_of
 from ppt.schema import LABELS, QUARANTINE, from_fixed_binary
@@ -60,10 +60,11 @@ def prompt_phrases(
     model: Model,
     max_instances: int = 1,
     instance_threshold: float = 1.0,
+    mask_threshold: float = 0.0,
 ) -> list[list[Candidate]]:
     """CLIP + SAM: a phrase's similarity map -> points -> masks; none where nothing responds."""
     device = pass_device()
-    sam = sam_decoder(model.sam, device)
+    sam = sam_decoder_at(model.sam, device, mask_threshold)
     table, rows = mapped(features, bucket), row_of(features, bucket, "picture")
     empty = torch.from_numpy(lookup_text(embeddings, [""], "embedding")[0]).to(device)
     found: list[list[Candidate]] = []

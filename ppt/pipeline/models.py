@@ -29,6 +29,11 @@ def sam_decoder(config: SamConfig, device: str) -> SamDecoder:
     return build_sam_decoder(config).to(device).eval()
 
 
+def sam_decoder_at(config: SamConfig, device: str, mask_threshold: float) -> SamDecoder:
+    """The process's SAM with another threshold of finished masks."""
+    return SamDecoder(sam_decoder(config, device).sam, mask_threshold=mask_threshold)
+
+
 @functools.cache
 def clip_fingerprint(config: ClipConfig) -> str:
     """Of the encoder that `config` names; the encoder is not kept, for the driver runs none."""

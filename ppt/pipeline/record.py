@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppt.config import Curriculum, PointRecipe
+from ppt.config import Curriculum, ModelSelection, PointRecipe
 from ppt.pipeline.monitor import EpochMetrics
+from ppt.protocols import OURS, Protocol
 from ppt.store import Node
+
+EVALUATION = "evaluation"
+"""The held-out split: what a run is measured on unless another is asked for."""
 
 Metrics = Mapping[str, float]
 """mIoU, oIoU and P@X in percent, as `RunningMetrics.as_dict` gives them."""
@@ -21,12 +25,21 @@ class StageRecord:
     name: str  # e.g. ris_joint, domain_refinement.1
     stage: str  # the key in the curriculum
     checkpoint: Node
-    results: Node  # per-sentence results on the evaluation split
+    results: Node  # per-sentence results on the record's split
     metrics: Metrics
     history: list[EpochMetrics]
     num_epochs: int
     seconds: float  # wall clock of the training when it was done
     selected: Node | None = None  # the labels that Select made before it
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The stage whose checkpoint is the run's model, and what chose it."""
+
+    stage: str
+    by: ModelSelection
+    scores: Mapping[str, float] = field(default_factory=dict)  # mIoU on validation; `last` has none
 
 
 @dataclass
@@ -36,7 +49,8 @@ class RunRecord:
     `nodes` has dotted names: samples.{referring,object_centric,validation,evaluation,d_ref},
     ground_truth.*, features.*, words.*, phrases.*, labels.{d_sem,h,d_ref} (h is round 0),
     labels.h.1, labels.h.2, ... (after each Select; counted over the whole run),
-    checkpoints.<stage name>, results.{clip_sam_published,clip_sam_best,<stage name>}.
+    checkpoints.<stage name>, results.{clip_sam_published,clip_sam_best,<stage name>}. Where the
+    model is chosen on the validation split: labels.validation, results.validation.<stage name>.
     """
 
     curriculum: Curriculum
@@ -45,5 +59,8 @@ class RunRecord:
     baselines: dict[str, Metrics] = field(default_factory=dict)
     recipes: dict[str, PointRecipe] = field(default_factory=dict)  # by baseline
     stages: list[StageRecord] = field(default_factory=list)
+    split: str = EVALUATION  # what baselines and stages are measured on
+    protocol: Protocol = OURS  # and how
+    chosen: Chosen | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # by step, this invocation
     report: Path | None = None  # the page, once it is written

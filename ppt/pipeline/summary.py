@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ppt
+from ppt.metrics import TENTHS
 from ppt.pipeline.record import RunRecord
 from ppt.store import Node
 
@@ -41,18 +42,29 @@ _STEPS = {
 }
 
 
+CHOSEN_BY = {
+    "last": "the last stage",
+    "pseudo_iou": "chosen by IoU with the validation split's pseudo labels: no ground truth",
+    "truth": "chosen on ground truth: not weakly supervised",
+}
+"""What `model_selection` is in front of people."""
+
+
 def summarise(record: RunRecord) -> dict[str, Any]:
-    """The content of `summary.json`. mIoU, oIoU and P@X are percentages on the evaluation split."""
+    """The content of `summary.json`. mIoU, oIoU and P@X are percentages on `split`."""
     quarantine = list(quarantined(record))
     return {
         "name": record.curriculum.name,
         "seed": record.curriculum.seed,
         "versions": versions(),
+        "split": record.split,
+        "protocol": record.protocol.name,
         "baselines": {name: _baseline(record, name) for name in record.baselines},
         "stages": [
             {"name": s.name, **s.metrics, "epochs": s.num_epochs, "seconds": s.seconds}
             for s in record.stages
         ],
+        "chosen": _chosen(record),
         "counts": counts(record),
         **_encoded(record),
         "quarantine": quarantine[:MAX_QUARANTINE_ROWS],
@@ -124,6 +136,14 @@ def _baseline(record: RunRecord, name: str) -> dict[str, Any]:
     return {**record.baselines[name], **({"recipe": recipe.model_dump()} if recipe else {})}
 
 
+def _chosen(record: RunRecord) -> dict[str, Any] | None:
+    chosen = record.chosen
+    if chosen is None:
+        return None
+    facts = {"stage": chosen.stage, "by": chosen.by, "note": CHOSEN_BY[chosen.by]}
+    return {**facts, "validation_mIoU": dict(chosen.scores)} if chosen.scores else facts
+
+
 def _tables(record: RunRecord) -> Iterator[tuple[str, Node]]:
     """Each bucketed node once: the same data under two names is the same node."""
     seen: set[str] = set()
@@ -152,30 +172,57 @@ def _encoded(record: RunRecord) -> dict[str, int]:
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    """Baselines, then stages with their gain over the best baseline; then what was quarantined."""
+    """A run's end: its figures with their cost; then what was quarantined."""
+    title = f"{summary['name']}: held-out split"
+    _print_figures(summary, console, title, ("mIoU", "oIoU", "P@0.5", "P@0.7"), costs=True)
+    _print_quarantine(summary, console)
+
+
+def print_evaluation(summary: dict[str, Any], console: Console) -> None:
+    """Every metric of what was measured, and on what."""
+    first = next(iter(summary["baselines"]))
+    sentences = summary["counts"][f"evaluate.{first}.expressions"]
+    title = (
+        f"{summary['name']}: {summary['split']} split, protocol {summary['protocol']}, "
+        f"{sentences['out']:,} sentences"
+    )
+    metrics = ("mIoU", "oIoU", *(f"P@0.{tenth}" for tenth in TENTHS))
+    _print_figures(summary, console, title, metrics, costs=False)
+    if sentences["quarantined"]:
+        console.print(
+            f"[yellow]{sentences['quarantined']:,} more[/] could not be measured: their picture or "
+            "text was quarantined, see summary.json",
+            highlight=False,
+        )
+
+
+def _print_figures(
+    summary: dict[str, Any], console: Console, title: str, metrics: Sequence[str], *, costs: bool
+) -> None:
+    """Baselines, then stages with their gain over the best baseline, then which was chosen."""
     best = best_baseline(summary["baselines"])
-    table = Table(title=f"{summary['name']}: held-out split", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("")
-    for column in ("mIoU", "oIoU", "P@0.5", "P@0.7", "gain", "epochs", "time"):
+    for column in (*metrics, "gain", *(("epochs", "time") if costs else ())):
         table.add_column(column, justify="right")
-    for name, metrics in summary["baselines"].items():
-        table.add_row(name, *_figures(metrics), "", "", "", end_section=name == best)
+    *_, last = summary["baselines"] or [None]
+    for name, values in summary["baselines"].items():
+        figures = (f"{values[metric]:.1f}" for metric in metrics)
+        table.add_row(name, *figures, end_section=name == last)
     for stage in summary["stages"]:
+        figures = (f"{stage[metric]:.1f}" for metric in metrics)
         gain = stage["mIoU"] - summary["baselines"][best]["mIoU"] if best else 0.0
         colour = "green" if gain > 0 else "red"
         table.add_row(
             stage["name"],
-            *_figures(stage),
+            *figures,
             f"[{colour}]{gain:+.1f}[/]" if best else "",
-            str(stage["epochs"]),
-            f"{stage['seconds']:.0f} s",
+            *((str(stage["epochs"]), f"{stage['seconds']:.0f} s") if costs else ()),
         )
     console.print(table)
-    _print_quarantine(summary, console)
-
-
-def _figures(metrics: dict[str, Any]) -> list[str]:
-    return [f"{metrics[key]:.1f}" for key in ("mIoU", "oIoU", "P@0.5", "P@0.7")]
+    chosen = summary["chosen"]
+    if chosen and chosen["by"] != "last":
+        console.print(f"model: {chosen['stage']}, {chosen['note']}", highlight=False)
 
 
 def _print_quarantine(summary: dict[str, Any], console: Console) -> None:

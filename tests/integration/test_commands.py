@@ -29,6 +29,13 @@ PHOTOS = str(ROOT / "curricula" / "photos.yaml")
         (["prepare", PHOTOS], "data.referring.root is missing"),
         (["encode", QUICKSTART, "model.clip.name=ViT-B-16"], "model.clip.weights"),
         (["encode", QUICKSTART, "model.sam.name=vit_x"], "model.sam.name must be one of"),
+        (["train", QUICKSTART, "model_selection=best"], "model_selection: input should be 'last'"),
+        (["evaluate", QUICKSTART, "--protocol", "cvpr"], "'cvpr' is not one of"),
+        (["evaluate", QUICKSTART, "--split", "train"], "'train' is not one of"),
+        (
+            ["evaluate", QUICKSTART, "--stage", "x"],
+            "--stage: this curriculum has clip_sam_published",
+        ),
     ],
 )
 def test_the_users_mistakes_end_with_2(arguments: list[str], message: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco
 
 from ppt.metrics import RunningMetrics, overlap
 
@@ -81,3 +82,40 @@ def test_overlap_counts_pixels():
     assert overlap(a, b) == (4, 12)
     with pytest.raises(ValueError, match="different sizes"):
         overlap(a, b[:3])
+
+
+# ---------------------------------------------------------------- parity
+
+
+def masks(seed):
+    """20 predictions and truths of one size each: some empty, some equal, some apart."""
+    rng = np.random.default_rng(seed)
+    for i in range(20):
+        height, width = rng.integers(5, 60, 2)
+        truth = np.zeros((height, width), bool)
+        top, left = rng.integers(0, height - 2), rng.integers(0, width - 2)
+        truth[top : top + rng.integers(1, height), left : left + rng.integers(1, width)] = True
+        prediction = np.roll(truth, rng.integers(0, 3, 2), (0, 1)) ^ (rng.random(truth.shape) < 0.1)
+        yield {1: np.zeros_like(truth), 2: truth}.get(i, prediction), truth
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_as_numpy_and_pycocotools(seed):
+    metrics, by_coco, by_numpy = RunningMetrics(), [], []
+    intersections, unions = 0, 0
+    for prediction, truth in masks(seed):
+        ours = metrics.update(*overlap(prediction, truth))
+        a, b = (coco.encode(np.asfortranarray(m.astype(np.uint8))) for m in (prediction, truth))
+        by_coco.append(float(coco.iou([a], [b], [0])[0, 0]))
+        by_numpy.append((prediction * truth).sum() / np.maximum(prediction, truth).sum())
+        intersections += int(coco.area(coco.merge([a, b], intersect=True)))
+        unions += int(coco.area(coco.merge([a, b])))
+        assert ours == pytest.approx(by_coco[-1], abs=1e-12)
+    assert by_coco[1] == 0 and by_coco[2] == 1  # the empty prediction, the perfect one
+    values = metrics.as_dict()
+    assert values["mIoU"] == pytest.approx(100 * np.mean(by_coco), abs=1e-9)
+    assert values["mIoU"] == pytest.approx(100 * np.mean(by_numpy), abs=1e-9)
+    assert values["oIoU"] == pytest.approx(100 * intersections / unions, abs=1e-9)
+    for tenth in (3, 5, 6, 7, 8, 9):
+        share = 100 * np.mean(np.array(by_numpy) >= tenth / 10)
+        assert values[f"P@0.{tenth}"] == pytest.approx(share, abs=1e-9)

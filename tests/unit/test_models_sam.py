@@ -1,5 +1,6 @@
 """SamDecoder against segment_anything's own SamPredictor, prompt by prompt."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -187,6 +188,16 @@ def test_finish_groups_pictures_of_different_sizes(decoder, pictures):
     for one, mask, size in zip(logits, together, sizes[index].tolist(), strict=True):
         assert torch.equal(mask, decoder.finish(one, tuple(size)))
         assert mask.dtype == torch.bool and mask.shape == tuple(size)
+
+
+def test_another_threshold_of_finished_masks(decoder):
+    """A pixel is in the mask where its probability is above 0.35, not 0.5."""
+    logits, sizes = torch.randn(3, 32, 32), torch.tensor([[64, 64], [40, 64], [90, 45]])
+    wider = SamDecoder(decoder.sam, mask_threshold=math.log(0.35 / 0.65))
+    for i, (mask, size) in enumerate(zip(wider.finish_batch(logits, sizes), sizes, strict=True)):
+        inside = decoder.input_size(*size.tolist())
+        full = decoder.sam.postprocess_masks(logits[i, None, None], inside, tuple(size.tolist()))
+        assert torch.equal(mask, full[0, 0].sigmoid() > 0.35)
 
 
 def test_valid_mask_covers_the_picture_alone(decoder):

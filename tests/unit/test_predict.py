@@ -73,6 +73,21 @@ def image() -> np.ndarray:
 # ---------------------------------------------------------------- predictions
 
 
+def test_a_run_knows_its_model(run):
+    """The chosen stage; a stage that is named goes before it; older summaries have none."""
+    path = run / "summary.json"
+    summary = json.loads(path.read_text())
+    digests = [summary["digests"][f"checkpoints.{name}"] for name in STAGES]
+    assert open_checkpoint(run).digest == digests[-1]
+    try:
+        path.write_text(json.dumps({**summary, "chosen": {"stage": STAGES[1], "by": "truth"}}))
+        assert open_checkpoint(run).digest == digests[1]
+        assert open_checkpoint(run, STAGES[0]).digest == digests[0]
+        assert open_checkpoint(run, "refinement").digest == digests[-1]
+    finally:
+        path.write_text(json.dumps(summary))
+
+
 def test_one_text_and_several_are_the_same(predictor, image):
     both = predictor.predict(image, TEXTS)
     assert [p.text for p in both] == TEXTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 from run_record import STAGES, build_record
 
+from ppt.pipeline.model_selection import choose_stage
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.report import write_report
 from ppt.pipeline.report.gallery import outcome_gallery, stage_panels
@@ -118,6 +120,15 @@ def test_a_run_of_baselines_alone(record: RunRecord, tmp_path: Path) -> None:
     bare = RunRecord(record.curriculum, record.folder, record.nodes, record.baselines)
     page = Page(write_report(bare, tmp_path / "bare.html").read_text())
     assert page.open == [] and "CLIP+SAM, published" in page.text
+
+
+def test_a_model_chosen_on_ground_truth_says_so(record: RunRecord, tmp_path: Path) -> None:
+    scores = {name: 50.0 + number for number, name in enumerate(reversed(STAGES))}
+    for by, note in (("truth", "not weakly supervised"), ("pseudo_iou", "no ground truth")):
+        chosen = replace(record, chosen=choose_stage(by, list(STAGES), scores))
+        text = Page(write_report(chosen, tmp_path / "report.html").read_text()).text
+        assert "takes, is semantic alignment :" in text and note in text
+        assert "semantic alignment 53.0" in text
 
 
 def test_sentences_without_kinds(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,14 +12,18 @@ import pytest
 from rich.console import Console
 from run_record import STAGES, build_record
 
+from ppt.config import ConfigError
+from ppt.pipeline.model_selection import choose_stage
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.summary import (
     MAX_QUARANTINE_ROWS,
+    print_evaluation,
     print_summary,
     step_of,
     summarise,
     write_summary,
 )
+from ppt.protocols import LAVT
 from ppt.schema import QUARANTINE, SAMPLES
 from ppt.store import BucketOutput, Count
 
@@ -136,3 +141,44 @@ def test_table_on_the_terminal(record: RunRecord) -> None:
     gain = summary["stages"][-1]["mIoU"] - summary["baselines"]["clip_sam_best"]["mIoU"]
     assert f"{gain:+.1f}" in text
     assert "2 quarantined" in text and "spaces-0: text <b>is</b> only spaces" in text
+
+
+def shown(record: RunRecord, how=print_summary) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    how(summarise(record), console)
+    return console.export_text()
+
+
+def test_the_chosen_stage_and_what_chose_it(record: RunRecord) -> None:
+    scores = dict(zip(STAGES, (50.0, 70.0, 70.0, 60.0), strict=True))
+    last = replace(record, chosen=choose_stage("last", list(STAGES)))
+    assert summarise(record)["chosen"] is None
+    assert summarise(last)["chosen"] == {
+        "stage": "refinement.2",
+        "by": "last",
+        "note": "the last stage",
+    }
+    assert "model:" not in shown(last)
+    for by, note in (("pseudo_iou", "no ground truth"), ("truth", "not weakly supervised")):
+        chosen = replace(record, chosen=choose_stage(by, list(STAGES), scores))
+        facts = summarise(chosen)["chosen"]
+        assert facts["stage"] == "refinement.1"  # of two equal ones the later
+        assert facts["by"] == by and note in facts["note"]
+        assert facts["validation_mIoU"] == scores
+        assert f"model: refinement.1, {facts['note']}" in shown(chosen)
+
+
+def test_nothing_to_choose_by_is_told() -> None:
+    with pytest.raises(ConfigError, match="'pseudo_iou' nothing of the validation split"):
+        choose_stage("pseudo_iou", ["a", "b"], {"a": float("nan"), "b": float("nan")})
+
+
+def test_evaluation_on_the_terminal(record: RunRecord) -> None:
+    text = shown(replace(record, split="validation", protocol=LAVT), print_evaluation)
+    assert "tiny: validation split, protocol lavt, 6 sentences" in text
+    for name in ("mIoU", "oIoU", "P@0.3", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9", "gain"):
+        assert name in text
+    rows = [line.split() for line in text.splitlines()]
+    for name, metrics in {**record.baselines, **{s.name: s.metrics for s in record.stages}}.items():
+        figures = next(row for row in rows if name in row)
+        assert f"{metrics['mIoU']:.1f}" in figures and f"{metrics['P@0.9']:.1f}" in figures
