@@ -11,6 +11,7 @@ from typing import Any
 import open_clip
 import torch
 from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
 
 from ppt.config import ClipConfig, PointGeneratorConfig, SamConfig
 from ppt.models.clip_encoder import ClipEncoder
@@ -194,15 +195,27 @@ def build_sam_decoder(config: SamConfig) -> SamDecoder:
     if config.name == "toybox":
         _refuse_weights("sam", config.weights)
         return SamDecoder(toybox.load_sam())
-    if config.name not in SAM_WIDTHS:
-        known = ", ".join(["toybox", *SAM_WIDTHS])
-        raise ValueError(f"model.sam.name must be one of {known}, got {config.name!r}")
-    build = sam_model_registry[config.name]
+    build = _known_sam(config.name)
     weights = _require_weights("sam", config.name, config.weights)
     if weights == RANDOM:
         return SamDecoder(_random(build))
     path, expected = Path(weights).expanduser(), f"SAM {config.name}"
     return SamDecoder(load_net(build, path, field="model.sam.weights", expected=expected))
+
+
+def outline_sam_decoder(config: SamConfig) -> SamDecoder:
+    """The same decoder without its numbers (on torch's meta device): its sizes, at no cost."""
+    if config.name == "toybox":
+        return SamDecoder(toybox.load_sam())  # so small that there is nothing to save
+    with torch.device("meta"):
+        return SamDecoder(_known_sam(config.name)())
+
+
+def _known_sam(name: str) -> Callable[[], Sam]:
+    if name not in SAM_WIDTHS:
+        known = ", ".join(["toybox", *SAM_WIDTHS])
+        raise ValueError(f"model.sam.name must be one of {known}, got {name!r}")
+    return sam_model_registry[name]
 
 
 # ---------------------------------------------------------------- the trainable part

@@ -71,7 +71,11 @@ def test_a_tiny_picture_is_unreadable(size):
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"", "empty file"), (b"not a picture", "no known picture format"), (b"\xff\xd8\xff\xe0" * 9, "picture")],
+    [
+        (b"", "empty file"),
+        (b"not a picture", "no known picture format"),
+        (b"\xff\xd8\xff\xe0" * 9, "picture"),
+    ],
 )
 def test_other_bytes_are_unreadable(data, message):
     with pytest.raises(UnreadablePicture, match=message):
