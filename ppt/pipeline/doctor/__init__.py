@@ -5,7 +5,7 @@ from __future__ import annotations
 from ppt.config import Curriculum
 from ppt.pipeline.doctor import data, encoders, machine
 from ppt.pipeline.doctor.check import Check, guarded
-from ppt.pipeline.doctor.cost import Cost, estimate, memory_needed
+from ppt.pipeline.doctor.cost import Cost, estimate, memory_to_encode
 from ppt.pipeline.doctor.published import Content
 
 __all__ = ["Check", "examine", "examine_machine"]
@@ -42,7 +42,7 @@ def examine_machine(
     if curriculum:
         try:
             cost = estimate(curriculum, contents or {})
-            memory = memory_needed(curriculum)
+            memory = memory_to_encode(curriculum)
         except ValueError:  # no such net: a line above says so
             pass
     root = curriculum.store if curriculum else "runs"

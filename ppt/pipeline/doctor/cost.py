@@ -16,8 +16,11 @@ TEXTS_OF_D_REF = 3
 """At most so many texts has a synthesised picture."""
 
 
-PROCESS_BYTES = 1_000_000_000
+PROCESS_BYTES = 400_000_000
 """Of a process beside its nets."""
+
+COPIES_OF_ATTENTION = 4
+"""That a block of SAM's image encoder holds at its worst."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,13 @@ def row_bytes(model: Model) -> tuple[int, int]:
     return 2 * numbers, 2 * clip.context_length * clip.text_dim
 
 
-def memory_needed(curriculum: Curriculum) -> int:
-    """Bytes of memory: what docs/full-size.md measured beside the nets, and the nets in float32,
-    which the driver, every actor and every training worker hold."""
+def memory_to_encode(curriculum: Curriculum) -> int:
+    """Bytes of memory on CPUs, the driver and all actors on one machine: what docs/full-size.md
+    measured. Training was not measured at the paper's batch."""
     model, resources = curriculum.model, curriculum.resources
-    nets = outline_clip_encoder(model.clip), outline_sam_decoder(model.sam)
-    held = 4 * sum(tensor.numel() for net in nets for tensor in net.parameters())
-    processes = 1 + resources.num_actors + resources.num_workers
-    return processes * (held + PROCESS_BYTES)
+    clip, sam = outline_clip_encoder(model.clip), outline_sam_decoder(model.sam)
+    nets = 4 * sum(tensor.numel() for net in (clip, sam) for tensor in net.parameters())
+    heads, tokens = sam.sam.image_encoder.blocks[0].attn.num_heads, (sam.low_res_size // 4) ** 2
+    attention = 4 * heads * tokens**2  # of one picture: SAM encodes one at a time
+    driver = nets + PROCESS_BYTES
+    return driver + resources.num_actors * (driver + COPIES_OF_ATTENTION * attention)

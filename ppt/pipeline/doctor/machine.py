@@ -78,9 +78,9 @@ def check_memory(needed: int | None) -> Check:
     name, total = "memory", _memory()
     if needed is None:
         return Check(name, "ok", f"{_gb(total)}")
-    found = f"{_gb(total)}; actors and workers take about {_gb(needed)} with the frozen nets"
+    found = f"{_gb(total)}; the driver and the actors take about {_gb(needed)} to encode on CPUs"
     if needed > total:
-        return Check(name, "warning", found, "lower resources.num_actors or resources.num_workers")
+        return Check(name, "warning", found, "lower resources.num_actors")
     return Check(name, "ok", found)
 
 
