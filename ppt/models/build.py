@@ -138,7 +138,7 @@ def _find_clip(name: str, weights: str) -> tuple[Path, dict[str, Any]]:
     """
     tag = open_clip.get_pretrained_cfg(name, weights)
     if tag:
-        _check_activation(name, weights, tag)
+        check_activation(name, weights, tag)
         try:
             return Path(open_clip.download_pretrained(tag)), tag
         except Exception as error:  # whatever the way to the hub raises
@@ -150,7 +150,7 @@ def _find_clip(name: str, weights: str) -> tuple[Path, dict[str, Any]]:
     path = Path(weights).expanduser()
     if path.exists():
         published = _published_beside(path)
-        _check_activation(name, weights, published)
+        check_activation(name, weights, published)
         return path, published
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
     raise ValueError(
@@ -174,8 +174,11 @@ def _published_beside(path: Path) -> dict[str, Any]:
         raise ValueError(f"model.clip.weights: {beside} is damaged: {error!r}") from error
 
 
-def _check_activation(name: str, weights: str, published: dict[str, Any]) -> None:
-    """The same tensors fit both activations: only the name tells them apart."""
+def check_activation(name: str, weights: str, published: dict[str, Any]) -> None:
+    """The same tensors fit both activations: only the name tells them apart.
+
+    Raises ValueError where what is `published` of the weights (a tag's settings) says another one.
+    """
     named = plain_clip(name).get("quick_gelu", False)
     trained = published.get("quick_gelu", named)  # unknown: the name is believed
     if trained != named:

@@ -8,6 +8,7 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from ppt.config import load_curriculum
+from ppt.models.build import build_clip_encoder, build_sam_decoder
 from ppt.pipeline.doctor import Check, examine, examine_machine, machine
-from ppt.pipeline.doctor.cost import estimate, row_bytes
+from ppt.pipeline.doctor.cost import estimate, memory_to_encode, row_bytes
+from ppt.pipeline.doctor.data import check_data
 
 ROOT = Path(__file__).parents[2]
 DATA = next((p / "shared/data" for p in ROOT.parents if (p / "shared/data").is_dir()), ROOT)
@@ -26,7 +29,6 @@ PAPER = ROOT / "curricula" / "paper" / "refcoco.yaml"
 PHOTOS = ROOT / "curricula" / "photos.yaml"
 QUICKSTART = ROOT / "curricula" / "quickstart.yaml"
 ROLES = ("referring", "validation", "evaluation")
-CPU = ["resources.gpus_per_worker=0", "resources.gpus_per_actor=0", "resources.cpus_per_reader=0"]
 
 
 @pytest.fixture(autouse=True)
@@ -237,9 +239,6 @@ def test_the_quickstart_can_run_and_no_ray_is_started() -> None:
 
 
 def test_the_same_data_in_two_roles_is_stored_once() -> None:
-    from ppt.pipeline.doctor.data import check_data
-
-    curriculum = load_curriculum(QUICKSTART, ["data.validation.seed=40"])
     curriculum = load_curriculum(
         QUICKSTART, ["data.validation.seed=40", "data.validation.num_pictures=300"]
     )
@@ -285,12 +284,18 @@ def test_weights_that_fit_but_are_not_the_published_file(tmp_path: Path) -> None
     [
         ("model.clip.name=RN50", "model.clip", "wrong", "its image tower is a ResNet"),
         ("model.clip.weights=openai", "model.clip", "warning", "a tag of open_clip"),
+        (
+            "model.clip.weights=openai model.clip.name=ViT-B-16",
+            "model.clip",
+            "wrong",
+            "must be 'ViT-B-16-quickgelu' for openai",
+        ),
         ("model.sam.name=vit_x", "model.sam", "wrong", "must be one of toybox, vit_b"),
         ("model.sam.weights=null", "model.sam", "missing", "no weights are named"),
     ],
 )
 def test_other_weights(override: str, name: str, state: str, message: str) -> None:
-    check = lines(PAPER, override)[name]
+    check = lines(PAPER, *override.split())[name]
     assert check.state == state
     assert message in check.found
 
@@ -308,16 +313,24 @@ def test_too_little_disk_stops(tmp_path: Path) -> None:
     assert remote.state == "warning" and "remote" in remote.found
 
 
-def test_the_cache_is_as_large_as_what_is_written() -> None:
-    from ppt.models.build import build_clip_encoder, build_sam_decoder
-    from ppt.pipeline.features import feature_shapes
-
+def test_a_row_is_as_large_as_what_the_encoders_give() -> None:
     model = load_curriculum(QUICKSTART).model
     clip, sam = build_clip_encoder(model.clip), build_sam_decoder(model.sam)
-    sizes = [
-        torch.empty(shape, dtype=torch.float16) for shape in feature_shapes(clip, sam).values()
-    ]
-    assert row_bytes(model)[0] == sum(t.numel() * t.element_size() for t in sizes)
+    picture = np.zeros((30, 40, 3), np.uint8)
+    features = clip.encode_images(clip.preprocess(picture)[None])
+    words, _ = clip.encode_words(["a red circle"])
+    given = [*features.visual_features, features.surgery_tokens]
+    given.append(sam.encode_images(sam.preprocess(picture)[None]))
+    assert row_bytes(model) == (2 * sum(t.numel() for t in given), 2 * words.numel())
+
+
+def test_more_actors_take_more_memory() -> None:
+    one, two = (
+        memory_to_encode(load_curriculum(PAPER, [f"resources.num_actors={n}"])) for n in (1, 2)
+    )
+    attention = 4 * 12 * 4096**2  # of one picture in a global block of SAM ViT-B
+    assert two - one > 4 * attention
+    assert machine.check_memory(10**15).state == "warning"
 
 
 def test_services_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

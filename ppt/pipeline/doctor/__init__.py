@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ppt.config import Curriculum
 from ppt.pipeline.doctor import data, encoders, machine
 from ppt.pipeline.doctor.check import Check, guarded
@@ -23,8 +25,7 @@ def examine(curriculum: Curriculum) -> list[Check]:
 
     model, wanted = curriculum.model, curriculum.data
     checks = [
-        guarded(f"data.{role}", lambda role=role: check_role(role), otherwise="wrong")
-        for role in data.ROLES
+        guarded(f"data.{role}", partial(check_role, role), otherwise="wrong") for role in data.ROLES
     ]
     checks += [
         guarded("model.clip", lambda: encoders.check_clip(model.clip, wanted), otherwise="wrong"),

@@ -8,7 +8,12 @@ from pathlib import Path
 import open_clip
 
 from ppt.config import ClipConfig, Data, SamConfig
-from ppt.models.build import RANDOM, outline_clip_encoder, outline_sam_decoder
+from ppt.models.build import (
+    RANDOM,
+    check_activation,
+    outline_clip_encoder,
+    outline_sam_decoder,
+)
 from ppt.pipeline.doctor.check import Check
 from ppt.pipeline.doctor.published import PublishedFile, clip_file, sam_file
 from ppt.pipeline.models import clip_fingerprint, sam_fingerprint
@@ -19,9 +24,12 @@ def check_clip(config: ClipConfig, data: Data) -> Check:
     name = "model.clip"
     try:
         outline_clip_encoder(config)  # the name first: what to get depends on it
+        tag = open_clip.get_pretrained_cfg(config.name, config.weights or "")
+        if tag:
+            check_activation(config.name, config.weights or "", tag)
     except ValueError as error:
         return Check(name, "wrong", str(error))
-    if config.weights and open_clip.get_pretrained_cfg(config.name, config.weights):
+    if tag:
         found = f"{config.name}, {config.weights!r}: a tag of open_clip"
         todo = "every machine takes it from open_clip's cache or fetches it when a run starts"
         return Check(name, "warning", found, todo)
