@@ -320,19 +320,60 @@ class Curriculum(_Config):
 def load_curriculum(path: str | Path, overrides: Sequence[str] = ()) -> Curriculum:
     """The curriculum of a YAML file with `key.path=value` overrides (values are YAML).
 
+    A file with `base: OTHER.yaml`, a path from its own folder, says only what differs from that
+    one: groups are merged key by key, `null` takes a key or a whole group away, and a group with
+    another `format` replaces the base's. `name` is never inherited, for it names the run's folder.
+
     Raises `ConfigError` that names the file or the key.
     """
+    tree = _read_tree(Path(path))
+    for override in overrides:
+        _apply(tree, override)
+    return parse_curriculum(tree)
+
+
+def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file's keys merged over those of its bases; `below` are the files that led here."""
+    if path.resolve() in (file.resolve() for file in below):
+        circle = " -> ".join(str(file) for file in (*below, path))
+        raise ConfigError(f"base goes in a circle: {circle}")
     try:
-        tree = yaml.safe_load(Path(path).read_text())
+        tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
+        if below:
+            raise ConfigError(f"{below[-1]}: base {str(path)!r} is no file") from None
         raise ConfigError(f"no curriculum at {str(path)!r}: give the path of a YAML file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, got {type(tree).__name__}")
-    for override in overrides:
-        _apply(tree, override)
-    return parse_curriculum(tree)
+    if "base" not in tree:
+        return tree
+    base = tree.pop("base")
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base must be the path of a YAML file, got {base!r}")
+    inherited = _read_tree(path.parent / base, (*below, path))
+    inherited.pop("name", None)
+    return _merge(inherited, tree)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, group by group; the base's keys keep their order."""
+    merged = dict(base)
+    for key, value in changes.items():
+        inherited = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(inherited, dict) and _same(inherited, value):
+            merged[key] = _merge(inherited, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _same(base: dict[str, Any], changes: dict[str, Any]) -> bool:
+    """Whether two groups have the same keys: those of another `format` mean something else."""
+    return changes.get("format", base.get("format")) == base.get("format")
 
 
 def parse_curriculum(tree: dict[str, Any]) -> Curriculum:

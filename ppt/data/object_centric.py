@@ -68,6 +68,9 @@ class ClassPictures:
     def num_expressions(self, key: str) -> int:
         return 1
 
+    def file_size(self, key: str) -> int | None:
+        return num_bytes(self._folder / key)
+
     def read(self, key: str) -> RawPicture:
         image = read_file(self._folder, key)
         check_picture(image)

@@ -135,6 +135,9 @@ class ReferSource:
     def num_expressions(self, key: str) -> int:
         return sum(len(ref["sentences"]) for ref in self._refs[key])
 
+    def file_size(self, key: str) -> int | None:
+        return num_bytes(self._images / key)
+
     def _raw(self, key: str) -> list[RawExpression]:
         return [
             RawExpression(f"{ref['ref_id']}-{sentence['sent_id']}", sentence["sent"])

@@ -101,6 +101,9 @@ class Source(Protocol):
     def num_expressions(self, key: str) -> int:
         """How many expressions the index lists for a picture, broken ones too; no file is read."""
 
+    def file_size(self, key: str) -> int | None:
+        """Bytes of a picture's file, None where it is missing; 0 for a picture that is drawn."""
+
     def read(self, key: str) -> RawPicture:
         """One picture; raises `UnreadablePicture`. Expressions without a word are in `rejected`."""
 

@@ -151,6 +151,9 @@ class TableSource:
     def num_expressions(self, key: str) -> int:
         return len(self._rows[key])
 
+    def file_size(self, key: str) -> int | None:
+        return num_bytes(self._folder / key)
+
     def _expressions(self, key: str) -> tuple[list[RawExpression], list[Rejected]]:
         rows = self._rows[key]
         faults = [Rejected(r.expression_id, r.fault) for r in rows if r.fault]

@@ -51,6 +51,9 @@ class _ToyboxSource(ABC, Generic[Config]):
     def note(self) -> str | None:
         return None
 
+    def file_size(self, key: str) -> int | None:
+        return 0
+
     def keys(self) -> list[str]:
         seed = self._config.seed
         return [f"{self.prefix}-{seed}-{i:06d}" for i in range(self._config.num_pictures)]

@@ -11,6 +11,7 @@ from typing import Any
 import open_clip
 import torch
 from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
 
 from ppt.config import ClipConfig, PointGeneratorConfig, SamConfig
 from ppt.models.clip_encoder import ClipEncoder
@@ -137,7 +138,7 @@ def _find_clip(name: str, weights: str) -> tuple[Path, dict[str, Any]]:
     """
     tag = open_clip.get_pretrained_cfg(name, weights)
     if tag:
-        _check_activation(name, weights, tag)
+        check_activation(name, weights, tag)
         try:
             return Path(open_clip.download_pretrained(tag)), tag
         except Exception as error:  # whatever the way to the hub raises
@@ -149,7 +150,7 @@ def _find_clip(name: str, weights: str) -> tuple[Path, dict[str, Any]]:
     path = Path(weights).expanduser()
     if path.exists():
         published = _published_beside(path)
-        _check_activation(name, weights, published)
+        check_activation(name, weights, published)
         return path, published
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
     raise ValueError(
@@ -173,8 +174,11 @@ def _published_beside(path: Path) -> dict[str, Any]:
         raise ValueError(f"model.clip.weights: {beside} is damaged: {error!r}") from error
 
 
-def _check_activation(name: str, weights: str, published: dict[str, Any]) -> None:
-    """The same tensors fit both activations: only the name tells them apart."""
+def check_activation(name: str, weights: str, published: dict[str, Any]) -> None:
+    """The same tensors fit both activations: only the name tells them apart.
+
+    Raises ValueError where what is `published` of the weights (a tag's settings) says another one.
+    """
     named = plain_clip(name).get("quick_gelu", False)
     trained = published.get("quick_gelu", named)  # unknown: the name is believed
     if trained != named:
@@ -194,15 +198,27 @@ def build_sam_decoder(config: SamConfig) -> SamDecoder:
     if config.name == "toybox":
         _refuse_weights("sam", config.weights)
         return SamDecoder(toybox.load_sam())
-    if config.name not in SAM_WIDTHS:
-        known = ", ".join(["toybox", *SAM_WIDTHS])
-        raise ValueError(f"model.sam.name must be one of {known}, got {config.name!r}")
-    build = sam_model_registry[config.name]
+    build = _known_sam(config.name)
     weights = _require_weights("sam", config.name, config.weights)
     if weights == RANDOM:
         return SamDecoder(_random(build))
     path, expected = Path(weights).expanduser(), f"SAM {config.name}"
     return SamDecoder(load_net(build, path, field="model.sam.weights", expected=expected))
+
+
+def outline_sam_decoder(config: SamConfig) -> SamDecoder:
+    """The same decoder without its numbers (on torch's meta device): its sizes, at no cost."""
+    if config.name == "toybox":
+        return SamDecoder(toybox.load_sam())  # so small that there is nothing to save
+    with torch.device("meta"):
+        return SamDecoder(_known_sam(config.name)())
+
+
+def _known_sam(name: str) -> Callable[[], Sam]:
+    if name not in SAM_WIDTHS:
+        known = ", ".join(["toybox", *SAM_WIDTHS])
+        raise ValueError(f"model.sam.name must be one of {known}, got {name!r}")
+    return sam_model_registry[name]
 
 
 # ---------------------------------------------------------------- the trainable part

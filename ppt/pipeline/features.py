@@ -11,6 +11,8 @@ import torch
 
 from ppt.config import ClipConfig, Model
 from ppt.data.pictures import check_picture
+from ppt.models.clip_encoder import ClipEncoder
+from ppt.models.sam_decoder import SamDecoder
 from ppt.pipeline.models import (
     clip_encoder,
     clip_fingerprint,
@@ -54,20 +56,15 @@ class _EncodePictures:
         return BucketOutput({DATA: table}, {"pictures": count}, {"encoder_calls": len(samples)})
 
 
-def _feature_table(samples: pa.Table, columns: dict, clip, sam) -> pa.Table:
+def _feature_table(
+    samples: pa.Table, columns: dict, clip: ClipEncoder, sam: SamDecoder
+) -> pa.Table:
     """Rows of fixed size: any one is read from the memory map without reading the rest."""
-    side = sam.low_res_size // 4
-    patches = clip.grid**2
-    shapes = {
-        "image_embeddings": (sam.embed_dim, side, side),
-        "surgery_tokens": (1 + patches, clip.embed_dim),
-        **{f"visual_features_{n}": (patches, clip.visual_dim) for n in range(len(clip.taps))},
-    }
     arrays, fields = [], []
     for name in ("picture", "height", "width"):
         arrays.append(samples[name].combine_chunks())
         fields.append(samples.schema.field(name))
-    for name, shape in shapes.items():
+    for name, shape in feature_shapes(clip, sam).items():
         rows = columns.get(name, [np.empty((0, *shape), np.float16)])
         field = tensor_field(name, shape)
         fields.append(field)
@@ -76,6 +73,16 @@ def _feature_table(samples: pa.Table, columns: dict, clip, sam) -> pa.Table:
         else:
             arrays.append(pa.array([], field.type))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def feature_shapes(clip: ClipEncoder, sam: SamDecoder) -> dict[str, tuple[int, ...]]:
+    """The shape of each float16 column of a row of `features`."""
+    side, patches = sam.low_res_size // 4, clip.grid**2
+    return {
+        "image_embeddings": (sam.embed_dim, side, side),
+        "surgery_tokens": (1 + patches, clip.embed_dim),
+        **{f"visual_features_{n}": (patches, clip.visual_dim) for n in range(len(clip.taps))},
+    }
 
 
 def encode_pictures(store: Store, pool: Pool, samples: Node, model: Model, *, name: str) -> Node:

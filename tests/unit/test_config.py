@@ -63,3 +63,100 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_missing_path_says_what_to_give() -> None:
     with pytest.raises(ConfigError, match="data.referring.root is missing: .*data.referring.root="):
         load_curriculum(CURRICULA / "photos.yaml")
+
+
+# ---------------------------------------------------------------- base
+
+
+def changed(folder: Path, text: str, name: str = "changed.yaml") -> Path:
+    """A file beside a copy of the quickstart that says what differs from it."""
+    (folder / "quickstart.yaml").write_text((CURRICULA / "quickstart.yaml").read_text())
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_base_is_merged_key_by_key(tmp_path: Path, quickstart: Path) -> None:
+    text = """
+base: ../quickstart.yaml
+name: less
+training: {learning_rate: 0.5}
+stages:
+  ris_joint: {sources: {d_ref: null, h_sem: 3}}
+  domain_refinement: null
+"""
+    plain = load_curriculum(quickstart)
+    less = load_curriculum(changed(tmp_path, text, "ablations/less.yaml"), ["seed=9"])
+    assert (less.name, less.seed, less.training.learning_rate) == ("less", 9, 0.5)
+    assert less.training.global_batch_size == plain.training.global_batch_size
+    assert less.stages["ris_joint"].sources == {"h_sem": 3, "d_sem": 0.5, "h_ref": 2}
+    assert less.stages["ris_joint"].select
+    assert list(less.stages) == list(plain.stages)[:-1]
+    assert less.data == plain.data
+
+
+def test_null_brings_a_default_back(tmp_path: Path) -> None:
+    text = "base: quickstart.yaml\nname: all\ntraining: {max_mask_prompts: null}\nlabels: null"
+    all_of_them = load_curriculum(changed(tmp_path, text))
+    assert all_of_them.training.max_mask_prompts is None
+    assert all_of_them.labels.object_centric.method == "surgery"
+
+
+def test_data_of_another_format_replaces_the_bases(tmp_path: Path) -> None:
+    text = "base: quickstart.yaml\nname: own\ndata: {referring: {format: table, path: t.csv}}"
+    own = load_curriculum(changed(tmp_path, text))
+    assert own.data.referring.model_dump() == {"format": "table", "path": Path("t.csv")}
+    assert own.data.validation.format == "toybox_scenes"
+
+
+def test_a_base_may_have_a_base(tmp_path: Path) -> None:
+    changed(tmp_path, "base: quickstart.yaml\nname: a\nseed: 1\nnum_buckets: 5", "a.yaml")
+    last = load_curriculum(changed(tmp_path, "base: a.yaml\nname: b\nseed: 2", "b.yaml"))
+    assert (last.name, last.seed, last.num_buckets) == ("b", 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: nowhere.yaml\nname: x", r"x.yaml: base '.*nowhere.yaml' is no file"),
+        ("base: x.yaml\nname: x", r"base goes in a circle: .*x.yaml -> .*x.yaml"),
+        ("base: y.yaml\nname: x", r"circle: .*x.yaml -> .*y.yaml -> .*x.yaml"),
+        ("base: [a]\nname: x", r"base must be the path of a YAML file, got \['a'\]"),
+        ("base: quickstart.yaml", "name is missing"),
+        ("base: quickstart.yaml\nname: x\ntrainin: {}", "unknown key 'trainin'"),
+        ("base: list.yaml\nname: x", "list.yaml must hold a mapping"),
+    ],
+)
+def test_what_is_wrong_with_a_base(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "y.yaml").write_text("base: x.yaml\nname: y")
+    (tmp_path / "list.yaml").write_text("[1]")
+    with pytest.raises(ConfigError, match=message):
+        load_curriculum(changed(tmp_path, text, "x.yaml"))
+
+
+# ---------------------------------------------------------------- the paper's
+
+PAPER = [  # Section 4.1: "we use the validation split by Google"
+    ("refcoco", "unc", ("testA", "testB")),
+    ("refcoco+", "unc", ("testA", "testB")),
+    ("refcocog", "google", "val"),
+]
+
+
+@pytest.mark.parametrize(("dataset", "split_by", "split"), PAPER)
+def test_the_papers_curricula(dataset: str, split_by: str, split: object) -> None:
+    paper = load_curriculum(CURRICULA / "paper" / f"{dataset}.yaml")
+    for role in ("referring", "validation", "evaluation"):
+        data = getattr(paper.data, role)
+        assert (data.dataset, data.split_by) == (dataset, split_by)
+    assert paper.data.evaluation.split == split
+    assert paper.data.object_centric.max_pictures == 2836
+    assert (paper.training.global_batch_size, paper.training.learning_rate) == (64, 0.001)
+    epochs = [stage.num_epochs * stage.rounds for stage in paper.stages.values()]
+    assert (epochs[0], epochs[1] + epochs[2], epochs[3]) == (10, 30, 10)
+    assert (paper.model.clip.name, paper.model.sam.name) == ("ViT-B-16-quickgelu", "vit_b")
+    sources = [set(stage.sources) for stage in paper.stages.values()]
+    assert sources[0] == {"h_sem", "d_sem"}  # Eq. 5
+    assert sources[2] == {"h_sem", "d_sem", "d_ref", "h_ref"}  # Eq. 6
+    assert sources[3] == {"h_sem", "h_ref"}  # Eq. 7

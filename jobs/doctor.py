@@ -1,0 +1,88 @@
+"""What is there and what is missing for a curriculum, before hours are spent.
+
+ppt doctor curricula/paper/refcoco.yaml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import ppt
+from jobs.common import Overrides, command, run_alone
+from ppt.config import ConfigError, load_curriculum
+from ppt.pipeline.doctor import Check, examine, examine_machine
+
+_COLOURS = {"ok": "green", "warning": "yellow", "missing": "bold red", "wrong": "bold red"}
+
+
+@command
+def main(
+    curriculum: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CURRICULUM]", help="A YAML file; without: this machine alone."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say what is there and what is missing. Exit code 1: the curriculum cannot run like this."""
+    console = Console()
+    if curriculum is None:
+        _print_checks(examine_machine(), console)
+        _print_curricula(console)
+        return
+    checks = examine(load_curriculum(curriculum, overrides or []))
+    _print_checks(checks, console)
+    stopping = [check.name for check in checks if check.stops]
+    if stopping:
+        console.print(f"[bold red]{escape(str(curriculum))} cannot run:[/] {', '.join(stopping)}")
+        raise typer.Exit(1)
+    warnings = sum(check.state == "warning" for check in checks)
+    told = f", {warnings} warning{'s' * (warnings > 1)}" if warnings else ""
+    console.print(f"[bold green]{escape(str(curriculum))} can run[/]{told}")
+
+
+def _print_checks(checks: list[Check], console: Console) -> None:
+    table = Table("check", "state", "what is there, what to do", pad_edge=False)
+    table.columns[2].overflow = "fold"
+    told: dict[str, str] = {}
+    for check in checks:
+        colour = _COLOURS[check.state]
+        text = escape(check.found)
+        if check.todo:
+            first = told.setdefault(check.todo, check.name)
+            todo = check.todo if first == check.name else f"as for {first}"
+            text += f"\n[{colour}]->[/] {escape(todo)}"
+        table.add_row(check.name, f"[{colour}]{check.state}[/]", text, end_section=True)
+    console.print(table)
+
+
+def _print_curricula(console: Console) -> None:
+    folder = Path("curricula")
+    if not folder.is_dir():
+        folder = Path(ppt.__file__).parents[1] / "curricula"
+    table = Table("curriculum", "what it is", title_justify="left", pad_edge=False)
+    for path in sorted(folder.rglob("*.yaml")):
+        table.add_row(escape(str(path)), escape(_describe(path)))
+    console.print(table)
+    console.print("ppt doctor CURRICULUM says what one of them needs")
+
+
+def _describe(path: Path) -> str:
+    """The first line of a curriculum's comment, and what is wrong with it or must be set."""
+    try:
+        first = path.read_text().partition("\n")[0].lstrip("# ")
+        load_curriculum(path)
+    except ConfigError as error:
+        return f"{first} ({'; '.join(str(error).splitlines()[:1])})"
+    except (OSError, UnicodeDecodeError) as error:
+        return f"cannot be read: {error}"
+    return first
+
+
+if __name__ == "__main__":
+    run_alone(main)

@@ -1,0 +1,114 @@
+"""The data sets of a curriculum: what is there of each, and what is not."""
+
+from __future__ import annotations
+
+import functools
+
+from ppt.config import (
+    Data,
+    ReferData,
+    TableData,
+    ToyboxObjects,
+    ToyboxScenes,
+)
+from ppt.data.expected import SplitCount
+from ppt.data.refer import split_counts
+from ppt.data.sources import AnyData, Source, open_source
+from ppt.pipeline.doctor.check import Check
+from ppt.pipeline.doctor.published import (
+    Content,
+    published_content,
+    where_index,
+    where_pictures,
+    where_source,
+)
+
+ROLES = ("referring", "validation", "evaluation", "object_centric")
+
+
+def check_data(role: str, data: Data) -> tuple[Check, Content | None]:
+    """One of the four data sets; its content, or what is published of it, None if nobody knows."""
+    name, config = f"data.{role}", getattr(data, role)
+    try:
+        if isinstance(config, ReferData):
+            return _check_refer(name, config)
+        source = open_source(config)
+        if role in ("validation", "evaluation"):
+            _ = source.ground_truth_fingerprint  # says so if there can be no truth
+    except FileNotFoundError as error:
+        check = Check(name, "missing", str(error), where_source(config))
+        return check, published_content(config)
+    except (ValueError, OSError) as error:
+        return Check(name, "wrong", str(error), where_source(config)), None
+    return _check_source(name, config, source)
+
+
+# ---------------------------------------------------------------- REFER
+
+
+@functools.lru_cache(maxsize=8)
+def _counts(config: ReferData) -> dict[str, SplitCount]:
+    return split_counts(config)
+
+
+def _check_refer(name: str, config: ReferData) -> tuple[Check, Content | None]:
+    splits = (config.split,) if isinstance(config.split, str) else config.split
+    counts = _counts(config.model_copy(update={"split": "train"}))  # the same for every split
+    told = "; ".join(f"{s} {_tell(counts[s])}" for s in splits if s in counts)
+    label = f"{config.dataset} ({config.split_by}) in {config.root}: "
+    there = [split for split, count in counts.items() if count.refs]
+    if absent := [split for split in splits if split not in there]:
+        found = f"{label}no ref of {', '.join(absent)} (there: {', '.join(there) or 'none'})"
+        return Check(name, "missing", found, where_index(config)), None
+    chosen = [counts[split] for split in splits]
+    if all(count.missing_pictures == count.pictures for count in chosen):
+        return Check(name, "missing", label + told, where_pictures(config)), published_content(
+            config
+        )
+    content = _content(open_source(config))
+    if all(count.is_whole for count in chosen):
+        return Check(name, "ok", label + told), content
+    todo = []
+    if any(count.missing_pictures for count in chosen):
+        todo.append(f"pictures that are missing are quarantined: {where_pictures(config)}")
+    if any(count.expected_refs not in (None, count.refs) for count in chosen):
+        todo.append("it runs on what is there; scores do not compare with published ones")
+    return Check(name, "warning", label + told, "; ".join(todo)), content
+
+
+def _tell(count: SplitCount) -> str:
+    refs = f"{count.refs:,}"
+    if count.expected_refs is not None:
+        refs += f" of {count.expected_refs:,}"
+    there = count.pictures - count.missing_pictures
+    return f"{refs} refs, {there:,} of {count.pictures:,} pictures"
+
+
+# ---------------------------------------------------------------- the others
+
+
+def _check_source(name: str, config: AnyData, source: Source) -> tuple[Check, Content | None]:
+    if isinstance(config, ToyboxScenes | ToyboxObjects):
+        found = f"the embedded world: {config.num_pictures:,} pictures, drawn when they are needed"
+        return Check(name, "ok", found), _content(source)
+    content = _content(source)
+    asked = len(source.keys())
+    where = getattr(config, "root", None) or getattr(config, "path", None)
+    found = f"{config.format} {where}: {content.pictures:,} of {asked:,} pictures"
+    if isinstance(config, TableData):
+        found += f", {content.expressions:,} expressions"
+    if not content.pictures:
+        return Check(name, "missing", found, where_source(config)), None
+    if content.pictures < asked:
+        todo = f"{asked - content.pictures:,} will be quarantined: {where_source(config)}"
+        return Check(name, "warning", found, todo), content
+    if note := source.note:
+        return Check(name, "warning", f"{found}; {note}", "it runs on what is there"), content
+    return Check(name, "ok", found), content
+
+
+def _content(source: Source) -> Content:
+    sizes = {key: source.file_size(key) for key in source.keys()}
+    there = {key: size for key, size in sizes.items() if size is not None}
+    expressions = sum(source.num_expressions(key) for key in there)
+    return Content(len(there), expressions, sum(there.values()))

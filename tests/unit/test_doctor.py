@@ -1,0 +1,365 @@
+"""`ppt doctor`: nothing there, a partial RefCOCO, miniref, wrong weights; each answer useful."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from PIL import Image
+from segment_anything import sam_model_registry
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from ppt.config import load_curriculum
+from ppt.models.build import build_clip_encoder, build_sam_decoder
+from ppt.pipeline.doctor import Check, examine, examine_machine, machine
+from ppt.pipeline.doctor.cost import estimate, memory_to_encode, row_bytes
+from ppt.pipeline.doctor.data import check_data
+
+ROOT = Path(__file__).parents[2]
+DATA = next((p / "shared/data" for p in ROOT.parents if (p / "shared/data").is_dir()), ROOT)
+PAPER = ROOT / "curricula" / "paper" / "refcoco.yaml"
+PHOTOS = ROOT / "curricula" / "photos.yaml"
+QUICKSTART = ROOT / "curricula" / "quickstart.yaml"
+ROLES = ("referring", "validation", "evaluation")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, no services, no GPU, a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+def doctor(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["doctor", *map(str, arguments)])
+    assert "Traceback" not in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.output
+
+
+def lines(curriculum: Path, *overrides: str) -> dict[str, Check]:
+    return {check.name: check for check in examine(load_curriculum(curriculum, overrides))}
+
+
+def photos(root: Path) -> list[str]:
+    roots = [f"data.{role}.root={root}" for role in ROLES]
+    return [*roots, f"data.object_centric.root={DATA / 'imagenet-sample'}"]
+
+
+# ---------------------------------------------------------------- nothing
+
+
+def test_nothing_is_there() -> None:
+    code, output = doctor(PAPER)
+    assert code == 1
+    assert "refcoco.yaml cannot run: data.referring, data.validation, data.evaluation" in output
+    checks = lines(PAPER)
+    assert {checks[f"data.{role}"].state for role in (*ROLES, "object_centric")} == {"missing"}
+    assert "refcoco.zip" in checks["data.referring"].todo
+    assert "data/refer/refcoco holds refs(unc).p" in checks["data.referring"].todo
+    assert "LOC_synset_mapping.txt" in checks["data.object_centric"].todo
+    assert "weights/ViT-B-16.pt is not there" in checks["model.clip"].found
+    assert "SHA-256 5806e77cd80f8b59" in checks["model.clip"].todo
+    assert "sam_vit_b_01ec64.pth, 375 MB" in checks["model.sam"].todo
+    assert "SHA-256 ec2df62732614e57" in checks["model.sam"].todo
+    assert checks["CPUs and GPUs"].state == "missing"
+    assert "resources.gpus_per_worker" in checks["CPUs and GPUs"].todo
+
+
+def test_what_it_will_take_is_known_before_it_is_there() -> None:
+    found = lines(PAPER)["disk (store)"].found
+    pictures = 16994 + 1500 + 1500 + 2836 + 7000
+    row = 2 * (256 * 64 * 64 + 197 * 512 + 3 * 196 * 768)  # SAM's map, surgery tokens, taps
+    assert f"{pictures:,} pictures x {row:,} B" in found
+    assert f"features {pictures * row / 1e9:,.1f} GB" in found
+    assert f"x {77 * 512 * 2:,} B" in found
+
+
+def test_without_a_curriculum() -> None:
+    code, output = doctor()
+    assert code == 0
+    for name in ("memory", "CPUs and GPUs", "Ray", "MLflow", "libraries", "disk"):
+        assert name in output
+    assert "paper/refcoco.yaml" in output and "quickstart.yaml" in output
+    assert "data.referring.root is missing" in output  # of photos.yaml
+
+
+def test_a_broken_curriculum_is_told_as_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("name: x\nstages: {a: {num_epochs: 0}}")
+    code, output = doctor("x.yaml")
+    assert code == 2
+    assert "stages.a.num_epochs" in output
+    assert doctor("nowhere.yaml")[0] == 2
+    assert doctor(QUICKSTART, "seed=many")[0] == 2
+
+
+def test_a_broken_curriculum_among_others(tmp_path: Path) -> None:
+    (tmp_path / "curricula").mkdir()
+    (tmp_path / "curricula" / "a.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "curricula" / "b.yaml").write_text("# mine\nname: [")
+    code, output = doctor()
+    assert code == 0
+    assert output.count("cannot be read") == 2
+
+
+# ---------------------------------------------------------------- data
+
+
+def partial(root: Path, *, pictures: int = 1) -> Path:
+    """RefCOCO with one ref a split and a second in `train`; so many of its two pictures."""
+    splits = ["train", "train", "val", "testA", "testB"]
+    refs = [
+        {
+            "ref_id": i,
+            "ann_id": 7,
+            "image_id": 1 + (i == 1),
+            "split": split,
+            "sentences": [{"sent_id": i, "sent": "a thing"}],
+        }
+        for i, split in enumerate(splits)
+    ]
+    (root / "refcoco").mkdir(parents=True)
+    (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    images = [{"id": i, "file_name": f"p{i}.jpg", "height": 30, "width": 40} for i in (1, 2)]
+    (root / "refcoco" / "instances.json").write_text(json.dumps({"images": images}))
+    (root / "images" / "train2014").mkdir(parents=True)
+    for i in range(1, 1 + pictures):
+        Image.new("RGB", (40, 30)).save(root / "images" / "train2014" / f"p{i}.jpg")
+    return root
+
+
+def test_a_partial_refcoco(tmp_path: Path) -> None:
+    checks = lines(PHOTOS, *photos(partial(tmp_path / "data")))
+    train, test = checks["data.referring"], checks["data.evaluation"]
+    assert (train.state, test.state) == ("warning", "warning")
+    assert "train 2 of 42,404 refs, 1 of 2 pictures" in train.found
+    assert "quarantined" in train.todo and "train2014.zip" in train.todo
+    assert "testA 1 of 1,975 refs, 1 of 1 pictures; testB 1 of 1,810 refs" in test.found
+    assert "do not compare" in test.todo and "train2014.zip" not in test.todo
+
+
+def test_no_picture_of_refcoco(tmp_path: Path) -> None:
+    root = partial(tmp_path / "data", pictures=0)
+    code, output = doctor(PHOTOS, *photos(root))
+    assert code == 1
+    assert "train 2 of 42,404 refs, 0 of 2 pictures" in output
+    assert f"unpack train2014.zip of COCO (82,783 pictures, 13 GB) into {root}/images" in output
+    assert "as for data.referring" in output  # the same advice once
+
+
+@pytest.mark.parametrize(
+    ("override", "state", "message"),
+    [
+        ("data.referring.split=valid", "missing", "no ref of valid (there: train, val, testA"),
+        ("data.referring.dataset=refcoco+", "missing", "'refcoco+' is not in"),
+        ("data.referring.split_by=umd", "missing", "split_by 'umd': no "),
+    ],
+)
+def test_something_else_of_refcoco(tmp_path: Path, override: str, state: str, message: str) -> None:
+    check = lines(PHOTOS, *photos(partial(tmp_path / "d")), override)["data.referring"]
+    assert check.state == state
+    assert message in check.found
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"no pickle", pickle.dumps([1]), pickle.dumps([{"ref_id": 1}])],
+)
+def test_a_broken_index_is_a_line(tmp_path: Path, broken: bytes) -> None:
+    root = partial(tmp_path / "data")
+    (root / "refcoco" / "refs(unc).p").write_bytes(broken)
+    code, output = doctor(PHOTOS, *photos(root))
+    assert code == 1
+    assert "data.referring" in output and "wrong" in output
+    assert "libraries" in output  # the other checks are there all the same
+
+
+def test_a_check_that_fails_itself_is_a_line(tmp_path: Path) -> None:
+    root = partial(tmp_path / "data")
+    refs = pickle.loads((root / "refcoco" / "refs(unc).p").read_bytes())
+    refs[0]["sentences"] = 5  # what nobody thought of
+    (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(refs))
+    check = lines(PHOTOS, *photos(root))["data.referring"]
+    assert check.state == "wrong"
+    assert "could not be looked at: TypeError" in check.found
+
+
+def test_a_table_without_masks_cannot_be_evaluated_on(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("picture,expression\na.png,a thing\nb.png,another\n")
+    table = f"{{format: table, path: {tmp_path / 't.csv'}}}"
+    checks = lines(QUICKSTART, f"data.referring={table}", f"data.evaluation={table}")
+    assert checks["data.referring"].state == "warning"
+    assert "1 of 2 pictures, 1 expressions" in checks["data.referring"].found
+    assert checks["data.evaluation"].state == "wrong"
+    assert "no column 'mask' or 'polygon'" in checks["data.evaluation"].found
+    assert checks["model.clip"].state == "warning"  # the toybox knows no photographs
+
+
+def test_mini_imagenet_with_too_few_pictures(tmp_path: Path) -> None:
+    root = tmp_path / "mini"
+    (root / "images").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        (root / f"{split}.csv").write_text(f"filename,label\n{split}.jpg,a_cup\n")
+    data = f"data.object_centric={{format: mini_imagenet, root: {root}, max_pictures: 2836}}"
+    assert lines(QUICKSTART, data)["data.object_centric"].state == "missing"
+    for split in ("train", "val", "test"):
+        Image.new("RGB", (40, 30)).save(root / "images" / f"{split}.jpg")
+    check = lines(QUICKSTART, data)["data.object_centric"]
+    assert check.state == "warning"
+    assert "3 of 3 pictures; max_pictures is 2836, but only 3 are there" in check.found
+
+
+@pytest.mark.skipif(not (DATA / "miniref").is_dir(), reason="the shared data is not here")
+def test_miniref_can_run() -> None:
+    code, output = doctor(PHOTOS, *photos(DATA / "miniref"), "resources.cpus_per_worker=0.5")
+    assert code == 0, output
+    assert "can run" in output and "warnings" in output
+    assert "train 28 of 42,404 refs, 12 of 12 pictures" in output
+    assert "imagenet-sample: 250 of 250 pictures" in output
+
+
+def test_the_quickstart_can_run_and_no_ray_is_started() -> None:
+    code, output = doctor(QUICKSTART)
+    assert code == 0
+    assert "quickstart.yaml can run" in output
+    assert "fingerprint" in output
+    assert not ray.is_initialized()
+
+
+def test_the_same_data_in_two_roles_is_stored_once() -> None:
+    curriculum = load_curriculum(
+        QUICKSTART, ["data.validation.seed=40", "data.validation.num_pictures=300"]
+    )
+    contents = {role: check_data(role, curriculum.data)[1] for role in (*ROLES, "object_centric")}
+    assert estimate(curriculum, contents).pictures == 2000 + 800 + 800 + 300
+
+
+# ---------------------------------------------------------------- weights
+
+
+def sam_checkpoint(path: Path, name: str = "vit_b") -> Path:
+    """Full-size shapes whose every tensor is one number: a tiny file."""
+    with torch.device("meta"):
+        state = sam_model_registry[name]().state_dict()
+    torch.save({n: torch.zeros(()).expand(t.shape) for n, t in state.items()}, path)
+    return path
+
+
+def test_wrong_weights(tmp_path: Path) -> None:
+    (tmp_path / "noise.pth").write_bytes(torch.randint(256, (5000,), dtype=torch.uint8).numpy())
+    sam = sam_checkpoint(tmp_path / "sam.pth")
+    overrides = [f"model.clip.weights={sam}", f"model.sam.weights={tmp_path / 'noise.pth'}"]
+    checks = lines(PAPER, *overrides)
+    assert (checks["model.clip"].state, checks["model.sam"].state) == ("wrong", "wrong")
+    assert "seems to be SAM vit_b; expected CLIP ViT-B-16-quickgelu" in checks["model.clip"].found
+    assert "ViT-B-16.pt" in checks["model.clip"].todo
+    assert "noise.pth is no checkpoint" in checks["model.sam"].found
+    code, output = doctor(PAPER, *overrides)
+    assert code == 1
+    assert "model.clip, model.sam" in output
+
+
+def test_weights_that_fit_but_are_not_the_published_file(tmp_path: Path) -> None:
+    sam = sam_checkpoint(tmp_path / "sam.pth")
+    check = lines(PAPER, f"model.sam.weights={sam}")["model.sam"]
+    assert check.state == "warning"
+    assert "fingerprint" in check.found
+    assert "is not sam_vit_b_01ec64.pth as published" in check.todo
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "state", "message"),
+    [
+        ("model.clip.name=RN50", "model.clip", "wrong", "its image tower is a ResNet"),
+        ("model.clip.weights=openai", "model.clip", "warning", "a tag of open_clip"),
+        (
+            "model.clip.weights=openai model.clip.name=ViT-B-16",
+            "model.clip",
+            "wrong",
+            "must be 'ViT-B-16-quickgelu' for openai",
+        ),
+        ("model.sam.name=vit_x", "model.sam", "wrong", "must be one of toybox, vit_b"),
+        ("model.sam.weights=null", "model.sam", "missing", "no weights are named"),
+    ],
+)
+def test_other_weights(override: str, name: str, state: str, message: str) -> None:
+    check = lines(PAPER, *override.split())[name]
+    assert check.state == state
+    assert message in check.found
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def test_too_little_disk_stops(tmp_path: Path) -> None:
+    curriculum = load_curriculum(QUICKSTART)
+    cost = estimate(curriculum, {})
+    assert machine.check_disk(str(tmp_path), cost).state == "ok"
+    huge = replace(cost, pictures=10**12)
+    assert machine.check_disk(str(tmp_path), huge).state == "missing"
+    remote = machine.check_disk("memory://runs", cost)
+    assert remote.state == "warning" and "remote" in remote.found
+
+
+def test_a_row_is_as_large_as_what_the_encoders_give() -> None:
+    model = load_curriculum(QUICKSTART).model
+    clip, sam = build_clip_encoder(model.clip), build_sam_decoder(model.sam)
+    picture = np.zeros((30, 40, 3), np.uint8)
+    features = clip.encode_images(clip.preprocess(picture)[None])
+    words, _ = clip.encode_words(["a red circle"])
+    given = [*features.visual_features, features.surgery_tokens]
+    given.append(sam.encode_images(sam.preprocess(picture)[None]))
+    assert row_bytes(model) == (2 * sum(t.numel() for t in given), 2 * words.numel())
+
+
+def test_more_actors_take_more_memory() -> None:
+    one, two = (
+        memory_to_encode(load_curriculum(PAPER, [f"resources.num_actors={n}"])) for n in (1, 2)
+    )
+    attention = 4 * 12 * 4096**2  # of one picture in a global block of SAM ViT-B
+    assert two - one > 4 * attention
+    assert machine.check_memory(10**15).state == "warning"
+
+
+def test_services_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        assert machine.check_ray().state == machine.check_mlflow(None).state == "ok"
+    assert machine.check_ray().state == machine.check_mlflow(None).state == "missing"
+    monkeypatch.setenv("RAY_ADDRESS", "ray://[broken")
+    assert machine.check_ray().state == "missing"
+
+
+def test_too_many_cpus() -> None:
+    check = lines(QUICKSTART, "resources.cpus_per_worker=4000")["CPUs and GPUs"]
+    assert check.stops
+    assert "asked for: 8000 CPU" in check.found
+
+
+def test_other_versions_than_those_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.check_libraries().state in ("ok", "warning")
+    tested = dict.fromkeys(machine._LIBRARIES, "0.0.1")
+    monkeypatch.setattr(machine, "_tested", lambda: tested)
+    check = machine.check_libraries()
+    assert check.state == "warning"
+    assert "tested with ray 0.0.1, torch 0.0.1" in check.todo
+
+
+def test_the_machine_is_looked_at_with_nothing_else() -> None:
+    assert not any(check.stops for check in examine_machine())
