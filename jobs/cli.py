@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs import encode, evaluate, label, predict, prepare, report, select, train
+from jobs import encode, evaluate, label, predict, prepare, report, select, submit, train
 
 app = typer.Typer(
     name="ppt",
@@ -12,7 +12,7 @@ app = typer.Typer(
         "Weakly supervised referring image segmentation by point prompting, on Ray.\n\n"
         "Every command but predict takes a curriculum (a YAML file) and KEY=VALUE overrides, and "
         "does what is not done yet: running it again goes on where it stopped. `ppt train` does "
-        "everything; `ppt predict` uses what it trained. "
+        "everything; `ppt predict` uses what it trained; `ppt submit` runs a command on a cluster. "
         "RAY_ADDRESS names the cluster (default: this machine), MLFLOW_TRACKING_URI the tracking "
         "server (default: an SQLite file in the run's folder)."
     ),
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 for job in (prepare, encode, label, train, select, evaluate, report, predict):
     app.command(name=job.__name__.rsplit(".", 1)[-1])(job.main)
+app.command(name="submit", context_settings=submit.SETTINGS)(submit.main)
 
 if __name__ == "__main__":
     app(prog_name="ppt")

@@ -39,10 +39,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **kwargs)
         except ConfigError as error:
             for line in str(error).splitlines():
-                _say(f"[bold red]error:[/] {escape(line)}")
+                say(f"[bold red]error:[/] {escape(line)}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            _say("interrupted: run the same command again to go on from here")
+            say("interrupted: run the same command again to go on from here")
             raise typer.Exit(130) from None
 
     return guarded
@@ -56,17 +56,18 @@ def finish(record: RunRecord) -> None:
     """The end of a run: its table, and where to look next."""
     print_summary(summarise(record), Console())
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{record.folder}/mlflow.db"
-    _say(f"report:  {record.report}")
-    _say(f"summary: {record.folder}/summary.json")
-    _say(f"MLflow:  mlflow ui --backend-store-uri {uri}")
+    say(f"report:  {record.home}/report.html")
+    say(f"summary: {record.home}/summary.json")
+    say(f"MLflow:  mlflow ui --backend-store-uri {uri}")
 
 
-def run_alone(function: Callable[..., None]) -> None:
-    """`python -m jobs.<name>`: the command by itself."""
+def run_alone(function: Callable[..., None], settings: dict[str, Any] | None = None) -> None:
+    """`python -m jobs.<name>`: the command by itself, with click's context settings if any."""
     app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
-    app.command()(function)
+    app.command(context_settings=settings)(function)
     app(prog_name=f"python -m jobs.{Path(sys.argv[0]).stem}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line for the user, on the error stream: the output stream is for results."""
     console.print(text, highlight=False, soft_wrap=True)

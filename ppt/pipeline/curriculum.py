@@ -17,6 +17,7 @@ from ppt.config import ConfigError, Curriculum, PointRecipe, Stage
 from ppt.pipeline import evaluation, features, ingest, selection
 from ppt.pipeline.cluster import connected, fits_beside_training
 from ppt.pipeline.evaluation import EvaluationSplit, evaluate_checkpoint, metrics_of
+from ppt.pipeline.folder import RunFolder
 from ppt.pipeline.label import label, phrases_of
 from ppt.pipeline.mixture import LabelTable
 from ppt.pipeline.monitor import EpochMetrics
@@ -65,7 +66,7 @@ def run_curriculum(
                 run.label()
                 run.synthesise()
             if until == "train":
-                with Tracker(run.record) as tracker:
+                with run.folder, Tracker(run.record) as tracker:
                     run.baselines()
                     run.stages(tracker)
                     run.finish(tracker)
@@ -107,12 +108,14 @@ class _Run:
     allow_training: bool
     store: Store = field(init=False)
     pool: Pool = field(init=False)
+    folder: RunFolder = field(init=False)
     record: RunRecord = field(init=False)
 
     def __post_init__(self) -> None:
         self.store = Store(self.curriculum.store)
         self.pool = Pool(self.curriculum.resources)
-        self.record = RunRecord(self.curriculum, f"{self.store.path}/{self.curriculum.name}")
+        self.folder = RunFolder(self.store, self.curriculum.name)
+        self.record = RunRecord(self.curriculum, self.folder.path)
 
     @property
     def nodes(self) -> dict[str, Node]:
@@ -240,6 +243,7 @@ class _Run:
                 record = self._evaluate(run, name, checkpoint, selected)
                 self.record.stages.append(record)
                 tracker.finish_stage(record)
+                self.folder.publish()
 
     def _evaluate(
         self, run: StageRun, stage: str, checkpoint: Node, selected: Node | None
