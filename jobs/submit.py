@@ -30,7 +30,7 @@ def main(
     address: Annotated[
         str | None,
         typer.Option(
-            help=f"The cluster, e.g. http://HEAD:8265; else RAY_ADDRESS, else {jobs.LOCAL}."
+            help=f"Its dashboard, e.g. http://HEAD:8265; else RAY_ADDRESS, else {jobs.LOCAL}."
         ),
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id and end.")] = False,

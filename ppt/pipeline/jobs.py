@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import requests
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from ppt.config import ConfigError
@@ -31,16 +30,21 @@ LEFT_BEHIND = (
     *("*.egg-info/", "*.pyc"),
 )
 
+AGENT_SECONDS = 60
+"""How long a head that has only just started may take until it can run a job."""
+
 PASSED_ON = ("MLFLOW_TRACKING_URI",)
 """Variables that a job gets from here. No secrets: the dashboard shows a job's environment."""
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """A client of the cluster at `address`, as Ray's own tools take it, or a ConfigError.
+    """A client of the cluster whose dashboard is at `address`, or a ConfigError.
 
-    `address` goes before RAY_API_SERVER_ADDRESS and RAY_ADDRESS. A cluster that asks for a token
+    Without an address RAY_API_SERVER_ADDRESS and RAY_ADDRESS count, as for Ray's own tools. A cluster that asks for a token
     is given the one that Ray would use here; no other cluster gets to see it.
     """
+    if address and "://" not in address:
+        address = f"http://{address}"
     chosen = (
         address
         or os.environ.get("RAY_API_SERVER_ADDRESS")
@@ -48,7 +52,8 @@ def connect(address: str | None) -> JobSubmissionClient:
         or LOCAL
     )
     os.environ["RAY_API_SERVER_ADDRESS"] = chosen  # Ray lets RAY_ADDRESS override the argument
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+    for name in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     logging.getLogger("ray._private.runtime_env").setLevel(logging.ERROR)
     try:
         try:
@@ -63,7 +68,7 @@ def connect(address: str | None) -> JobSubmissionClient:
             f"the cluster at {chosen} asks for a token ({_first_line(error)}): give it by "
             f"RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
         ) from None
-    except (ConnectionError, requests.RequestException, RuntimeError, ValueError) as error:
+    except (OSError, RayError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no cluster answers at {chosen} ({_first_line(error)}): give --address "
             f"http://HEAD:8265, or start one here with `ray start --head`"
@@ -73,17 +78,22 @@ def connect(address: str | None) -> JobSubmissionClient:
 def submit(client: JobSubmissionClient, command: Sequence[str], folder: Path) -> str:
     """Send `folder` and start `python -m jobs.cli COMMAND` in it; returns the job's id."""
     variables = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
-    try:
-        return client.submit_job(
-            entrypoint=shlex.join(["python", "-m", "jobs.cli", *command]),
-            runtime_env={
-                "working_dir": str(folder),
-                "excludes": list(LEFT_BEHIND),
-                "env_vars": variables,
-            },
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"the cluster did not take the job: {_first_line(error)}") from None
+    for patience in range(AGENT_SECONDS, -1, -1):
+        try:
+            return client.submit_job(
+                entrypoint=shlex.join(["python", "-m", "jobs.cli", *command]),
+                runtime_env={
+                    "working_dir": str(folder),
+                    "excludes": list(LEFT_BEHIND),
+                    "env_vars": variables,
+                },
+            )
+        except (RuntimeError, ValueError) as error:
+            if patience == 0 or "No available agent" not in str(error):
+                message = f"the cluster did not take the job: {_first_line(error)}"
+                raise ConfigError(message) from None
+            time.sleep(1)
+    raise AssertionError("the last try returns or raises")
 
 
 def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> int:

@@ -15,7 +15,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil  # Ray brings it
 import pytest
 from click.testing import Result
 from ray._private.runtime_env.packaging import create_package
@@ -32,6 +31,7 @@ FEW = [
     "data.evaluation.num_pictures=4",
 ]
 TOKEN = "a-token-of-this-test-and-of-nothing-else"
+CLUSTER_FOLDER = "PPT_TEST_CLUSTER_FOLDER"
 
 
 def _free_port() -> int:
@@ -48,6 +48,7 @@ def address() -> Iterator[str]:
     environment |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
+        CLUSTER_FOLDER: folder,
         "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
     }
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "PYTHONPATH"):
@@ -68,14 +69,26 @@ def address() -> Iterator[str]:
         _until(lambda: _listens(port), head, log)
         yield f"http://127.0.0.1:{port}"
     finally:
-        ours = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
-        for process in ours:
-            process.terminate()
-        _, alive = psutil.wait_procs(ours, timeout=10)
-        for process in alive:
-            process.kill()
-        head.wait()
+        head.terminate()  # with --block it ends what it started
+        try:
+            head.wait(10)
+        except subprocess.TimeoutExpired:
+            head.kill()
+        for pid in _processes_of(folder):
+            os.kill(pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes_of(folder: str) -> list[int]:
+    """The processes that are left of the cluster: its folder stands in their environment."""
+    left = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"{CLUSTER_FOLDER}={folder}\0".encode() in path.read_bytes():
+                left.append(int(path.parent.name))
+        except OSError:  # ended meanwhile, or another user's
+            continue
+    return left
 
 
 def _listens(port: int) -> bool:
@@ -137,7 +150,7 @@ def test_a_jobs_own_exit_code_comes_back(address: str, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_the_job_running_and_stop_stops_it(address: str, tmp_path: Path) -> None:
-    many = [*FEW, "data.referring.num_pictures=1000000", f"store={tmp_path}"]
+    many = [*FEW, "data.referring.num_pictures=100000", f"store={tmp_path}"]
     name = _start(address, "prepare", QUICKSTART, *many)
     follower = subprocess.Popen(
         [sys.executable, "-m", "jobs.submit", "--address", address, "--follow", name],
@@ -188,7 +201,7 @@ def test_without_its_token_a_cluster_takes_nothing(
     [
         (["prepare", QUICKSTART], r"store: 'runs' is relative: .* store=s3://bucket/runs"),
         (["prepare", QUICKSTART, "seed=many"], "seed: input should be a valid integer"),
-        (["prepare", "/etc/hostname", "store=/x"], "must hold a mapping"),
+        (["prepare", "constraints.txt", "store=/x"], "must hold a mapping"),
         (["prepar", QUICKSTART], "unknown command 'prepar': give one of prepare, encode"),
         (["submit", "prepare", QUICKSTART], "unknown command 'submit'"),
         (["select", QUICKSTART, "store=/x", "--aftr", "y"], "No such option: --aftr"),
@@ -203,11 +216,12 @@ def test_mistakes_are_told_before_anything_is_sent(words: list[str], message: st
     assert "Traceback" not in result.output
 
 
-def test_no_cluster_is_the_users_mistake() -> None:
-    nobody = f"http://127.0.0.1:{_free_port()}"
-    result = _submit("--address", nobody, "prepare", QUICKSTART, "store=/shared/runs")
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_no_cluster_is_the_users_mistake(scheme: str) -> None:
+    nobody = f"127.0.0.1:{_free_port()}"
+    result = _submit("--address", scheme + nobody, "prepare", QUICKSTART, "store=/shared/runs")
     assert result.exit_code == 2
-    assert f"no cluster answers at {nobody}" in result.stderr
+    assert f"no cluster answers at http://{nobody}" in result.stderr
     assert "Traceback" not in result.output
 
 
