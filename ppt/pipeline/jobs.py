@@ -40,8 +40,8 @@ PASSED_ON = ("MLFLOW_TRACKING_URI",)
 def connect(address: str | None) -> JobSubmissionClient:
     """A client of the cluster whose dashboard is at `address`, or a ConfigError.
 
-    Without an address RAY_API_SERVER_ADDRESS and RAY_ADDRESS count, as for Ray's own tools. A cluster that asks for a token
-    is given the one that Ray would use here; no other cluster gets to see it.
+    Without an address RAY_API_SERVER_ADDRESS and RAY_ADDRESS count, as for Ray's own tools. A
+    cluster that asks for a token is given the one that Ray would use here; no other gets to see it.
     """
     if address and "://" not in address:
         address = f"http://{address}"
