@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from jobs import doctor, encode, evaluate, label, predict, prepare, report, select, train
+from jobs import (
+    doctor,
+    encode,
+    evaluate,
+    label,
+    predict,
+    prepare,
+    report,
+    select,
+    submit,
+    train,
+)
 
 app = typer.Typer(
     name="ppt",
@@ -12,7 +23,8 @@ app = typer.Typer(
         "Weakly supervised referring image segmentation by point prompting, on Ray.\n\n"
         "Every command but predict takes a curriculum (a YAML file) and KEY=VALUE overrides, and "
         "does what is not done yet: running it again goes on where it stopped. `ppt train` does "
-        "everything; `ppt predict` uses what it trained, `ppt doctor` says what is missing. "
+        "everything; `ppt predict` uses what it trained, `ppt doctor` says what is missing, "
+        "`ppt submit` runs a command on a cluster. "
         "RAY_ADDRESS names the cluster (default: this machine), MLFLOW_TRACKING_URI the tracking "
         "server (default: an SQLite file in the run's folder)."
     ),
@@ -22,6 +34,7 @@ app = typer.Typer(
 )
 for job in (prepare, encode, label, train, select, evaluate, report, predict, doctor):
     app.command(name=job.__name__.rsplit(".", 1)[-1])(job.main)
+app.command(name="submit", context_settings=submit.SETTINGS)(submit.main)
 
 if __name__ == "__main__":
     app(prog_name="ppt")

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from ppt.config import ConfigError, Curriculum, load_curriculum
-from ppt.pipeline.export import results_folder
 from ppt.pipeline.progress import console
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.summary import print_summary, summarise
@@ -62,18 +61,19 @@ def finish(record: RunRecord) -> None:
 def say_places(record: RunRecord) -> None:
     """Where a run's page, summary, results and MLflow runs are."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{record.folder}/mlflow.db"
-    say(f"report:  {record.report}")
-    say(f"summary: {record.folder}/summary.json")
-    say(f"results: {results_folder(record)}")
+    say(f"report:  {record.home}/report.html")
+    say(f"summary: {record.home}/summary.json")
+    say(f"results: {record.home}/results")
     say(f"MLflow:  mlflow ui --backend-store-uri {uri}")
 
 
-def run_alone(function: Callable[..., None]) -> None:
-    """`python -m jobs.<name>`: the command by itself."""
+def run_alone(function: Callable[..., None], settings: dict[str, Any] | None = None) -> None:
+    """`python -m jobs.<name>`: the command by itself, with click's context settings if any."""
     app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
-    app.command()(function)
+    app.command(context_settings=settings)(function)
     app(prog_name=f"python -m jobs.{Path(sys.argv[0]).stem}")
 
 
 def say(text: str) -> None:
+    """A line for the user, on the error stream: the output stream is for results."""
     console.print(text, highlight=False, soft_wrap=True)

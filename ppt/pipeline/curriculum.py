@@ -18,6 +18,7 @@ from ppt.pipeline import evaluation, features, ingest, model_selection, selectio
 from ppt.pipeline.cluster import connected, fits_beside_training
 from ppt.pipeline.evaluation import EvaluationSplit, evaluate_checkpoint, metrics_of
 from ppt.pipeline.export import write_results
+from ppt.pipeline.folder import RunFolder
 from ppt.pipeline.label import label, phrases_of
 from ppt.pipeline.mixture import LabelTable
 from ppt.pipeline.monitor import EpochMetrics
@@ -72,7 +73,7 @@ def run_curriculum(
                 run.label()
                 run.synthesise()
             if until == "train":
-                with Tracker(run.record) as tracker:
+                with run.folder, Tracker(run.record) as tracker:
                     run.baselines()
                     run.stages(tracker)
                     run.choose()
@@ -112,7 +113,8 @@ def evaluate_curriculum(
             run.measure(steps)
             if stage is None:
                 run.choose()
-            write_results(run.record)
+            with run.folder:
+                write_results(run.record)
         finally:
             run.pool.close()
         return run.record
@@ -169,12 +171,14 @@ class _Run:
     allow_training: bool
     store: Store = field(init=False)
     pool: Pool = field(init=False)
+    folder: RunFolder = field(init=False)
     record: RunRecord = field(init=False)
 
     def __post_init__(self) -> None:
         self.store = Store(self.curriculum.store)
         self.pool = Pool(self.curriculum.resources)
-        self.record = RunRecord(self.curriculum, f"{self.store.path}/{self.curriculum.name}")
+        self.folder = RunFolder(self.store, self.curriculum.name)
+        self.record = RunRecord(self.curriculum, self.folder.path)
 
     @property
     def nodes(self) -> dict[str, Node]:
@@ -293,6 +297,7 @@ class _Run:
         """Train, or find trained, and measure every stage."""
         for trained in self._trained(tracker.stage):
             tracker.finish_stage(self._evaluate(trained))
+            self.folder.publish()
 
     def measure(self, steps: Sequence[str]) -> None:
         """Measure those training runs; those after the last of them need not be there."""

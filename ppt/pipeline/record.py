@@ -54,7 +54,7 @@ class RunRecord:
     """
 
     curriculum: Curriculum
-    folder: str  # runs/<name>
+    folder: str  # runs/<name>, a local folder (see folder.py)
     nodes: dict[str, Node] = field(default_factory=dict)
     baselines: dict[str, Metrics] = field(default_factory=dict)
     recipes: dict[str, PointRecipe] = field(default_factory=dict)  # by baseline
@@ -64,3 +64,9 @@ class RunRecord:
     chosen: Chosen | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # by step, this invocation
     report: Path | None = None  # the page, once it is written
+
+    @property
+    def home(self) -> str:
+        """Where the run's folder is to be looked for: its URL, if the store has one."""
+        store = self.curriculum.store
+        return f"{store.rstrip('/')}/{self.curriculum.name}" if "://" in store else self.folder
