@@ -7,9 +7,8 @@ ppt evaluate curricula/quickstart.yaml --stage clip_sam_best
 
 from __future__ import annotations
 
-from typing import Annotated, cast, get_args
+from typing import Annotated, Literal
 
-import click
 import typer
 from rich.console import Console
 
@@ -17,7 +16,7 @@ from jobs.common import CurriculumPath, Overrides, command, load, run_alone, say
 from ppt.pipeline.curriculum import Split, evaluate_curriculum
 from ppt.pipeline.export import results_folder
 from ppt.pipeline.summary import print_evaluation, summarise
-from ppt.protocols import OURS, PROTOCOLS
+from ppt.protocols import PROTOCOLS
 
 
 @command
@@ -31,22 +30,19 @@ def main(
             "nothing need be trained; else all."
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option(click_type=click.Choice(get_args(Split)), help="What to measure on.")
-    ] = "evaluation",
+    split: Annotated[Split, typer.Option(help="What to measure on.")] = "evaluation",
     protocol: Annotated[
-        str,
+        Literal["ours", "lavt", "cris"],
         typer.Option(
-            click_type=click.Choice(list(PROTOCOLS)),
-            help="How sentences are scored: ours, or as peers do it (docs/evaluation.md).",
+            help="How sentences are scored: ours, or as peers do it (docs/evaluation.md)."
         ),
-    ] = OURS.name,
+    ] = "ours",
 ) -> None:
     """Measure the baselines and the trained stages: a table, and a Parquet file for each."""
     record = evaluate_curriculum(
         load(curriculum, overrides),
         stage=stage,
-        split=cast(Split, split),
+        split=split,
         protocol=PROTOCOLS[protocol],
     )
     print_evaluation(summarise(record), Console())

@@ -161,7 +161,9 @@ def test_ctrl_c_leaves_the_job_running_and_stop_stops_it(address: str, tmp_path:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     client = jobs.connect(address)
-    assert follower.stdout and name in follower.stdout.readline()  # Ray's first line of a log
+    assert follower.stdout and follower.stdout.readline()  # it follows
+    while client.get_job_status(name) == "PENDING":
+        time.sleep(0.2)
     follower.send_signal(signal.SIGINT)
     _, error = follower.communicate(timeout=60)
     assert follower.returncode == 130
