@@ -19,8 +19,9 @@ from ppt.pipeline.rows import PictureRow, picture_table
 from ppt.pipeline.tables import OPEN_BUCKETS, mapped
 from ppt.store import Node
 
-READERS = 2
-"""Fetching tasks of one worker at a time: one block is read while another is trained on."""
+READERS = 1
+"""Fetching tasks of one worker at a time, each a process with torch in its memory. One is ahead of
+training by far: a block of many steps is read in the time of a few."""
 
 BLOCK_BYTES = 32 * 2**20
 """About how large a block of fetched rows may be."""
