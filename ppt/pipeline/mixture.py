@@ -36,9 +36,9 @@ class LabelTable:
     words: Node
     table: str = DATA
 
-    def groups(self) -> dict[SourceName, list[tuple[int, tuple[int, ...]]]]:
-        """By source: (bucket, label rows) of each picture."""
-        found: dict[SourceName, dict[tuple[int, str], list[int]]] = {}
+    def groups(self) -> dict[str, list[tuple[int, tuple[int, ...]]]]:
+        """By source, or "undecided": (bucket, label rows) of each picture."""
+        found: dict[str, dict[tuple[int, str], list[int]]] = {}
         for bucket in range(self.labels.num_buckets):
             columns = self.labels.read(bucket, self.table, ["picture", "source"])
             pairs = zip(columns["picture"].to_pylist(), columns["source"].to_pylist(), strict=True)
@@ -64,7 +64,8 @@ class Plan:
 
     tables: the label tables of the run; sources: weight by source name, 1 = each sample once an
     epoch. `batch_size` is a step's expressions over all workers; the last step of an epoch is
-    filled up from the epoch's beginning. Raises ConfigError for a source without samples.
+    filled up from the epoch's beginning. Raises ConfigError for a source without samples, but for
+    H_ref where Select was sure of none.
     """
 
     def __init__(
@@ -80,12 +81,19 @@ class Plan:
         self.batch_size = batch_size
         self._entropy = int(digest_of([seed, stage]), 16)
         self._groups: dict[SourceName, list[Group]] = {name: [] for name in self.sources}
+        undecided = False
         for number, table in enumerate(tables):
             for source, groups in table.groups().items():
+                undecided |= source == "undecided"
                 if source in self._groups:
                     self._groups[source] += [Group(number, *group) for group in groups]
+        if not any(self._groups.values()):
+            raise ConfigError(
+                f"stage {stage!r} has no samples at all: see what Select left undecided"
+            )
         for source, mine in self._groups.items():
-            if not mine:
+            # Where Select was sure of nothing H_ref is empty, and its next round may fill it.
+            if not mine and not (source == "h_ref" and undecided):
                 raise ConfigError(
                     f"stage {stage!r} trains on {source}, which has no samples: "
                     f"remove stages.{stage}.sources.{source} or give it data"
