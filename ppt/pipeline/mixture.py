@@ -87,10 +87,6 @@ class Plan:
                 undecided |= source == "undecided"
                 if source in self._groups:
                     self._groups[source] += [Group(number, *group) for group in groups]
-        if not any(self._groups.values()):
-            raise ConfigError(
-                f"stage {stage!r} has no samples at all: see what Select left undecided"
-            )
         for source, mine in self._groups.items():
             # Where Select was sure of nothing H_ref is empty, and its next round may fill it.
             if not mine and not (source == "h_ref" and undecided):
@@ -98,6 +94,11 @@ class Plan:
                     f"stage {stage!r} trains on {source}, which has no samples: "
                     f"remove stages.{stage}.sources.{source} or give it data"
                 )
+        if not any(self._groups.values()):
+            raise ConfigError(
+                f"stage {stage!r} has nothing to train on: Select was sure of no referent, lower "
+                "select.min_confidence"
+            )
 
     def num_expressions(self, source: SourceName) -> int:
         return sum(len(group.rows) for group in self._groups[source])

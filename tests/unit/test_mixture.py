@@ -96,3 +96,11 @@ def test_fewer_samples_than_a_batch_fill_one_step(tables: list[LabelTable]) -> N
 def test_a_source_without_samples_is_named(tables: list[LabelTable]) -> None:
     with pytest.raises(ConfigError, match="'s' trains on d_ref, which has no samples"):
         _plan(tables, {"d_ref": 1})
+
+
+def test_h_ref_may_be_empty_where_select_was_sure_of_nothing(tmp_path: Path) -> None:
+    tables = [_labels(tmp_path, {"h_sem": 12, "undecided": 9}, "h")]
+    drawn = _drawn(_plan(tables, {"h_sem": 1, "h_ref": 2}), 1)
+    assert len(set(drawn)) == 24  # H_sem alone
+    with pytest.raises(ConfigError, match=r"'s' has nothing to train on: .*select.min_confidence"):
+        _plan(tables, {"h_ref": 1})
