@@ -6,7 +6,6 @@ local one, filled from STORE/NAME when it starts and copied there after every st
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +29,26 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         if not self.store.is_local:
-            shutil.rmtree(self.path, ignore_errors=True)
-            for remote in self._remote_files():
-                local = Path(self.path, remote.removeprefix(self._remote).lstrip("/"))
-                local.parent.mkdir(parents=True, exist_ok=True)
-                self.store.fs.get_file(remote, str(local))
+            self._fetch()
         return self
+
+    def _fetch(self) -> None:
+        """Make the local folder what STORE/NAME is.
+
+        What is the same already stays the same file: MLflow may have its database open, from
+        another run of this process.
+        """
+        fetched = set()
+        for remote in self._remote_files():
+            local = Path(self.path, remote.removeprefix(self._remote).lstrip("/"))
+            content = self.store.fs.cat_file(remote)
+            if not local.is_file() or local.read_bytes() != content:
+                local.parent.mkdir(parents=True, exist_ok=True)
+                local.write_bytes(content)
+            fetched.add(local)
+        for local in [path for path in Path(self.path).rglob("*") if path.is_file()]:
+            if local not in fetched:
+                local.unlink()
 
     def __exit__(self, *_: object) -> None:
         self.publish()
