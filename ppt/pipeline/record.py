@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,3 +70,10 @@ class RunRecord:
         """Where the run's folder is to be looked for: its URL, if the store has one."""
         store = self.curriculum.store
         return f"{store.rstrip('/')}/{self.curriculum.name}" if "://" in store else self.folder
+
+
+def stage_epochs(trained: Iterable[tuple[str, int]]) -> tuple[int, int]:
+    """Epochs of (checkpoint's digest, num_epochs) pairs: with what is shared counted once, and
+    as they would be were nothing shared."""
+    pairs = list(trained)
+    return sum(dict(pairs).values()), sum(epochs for _, epochs in pairs)
