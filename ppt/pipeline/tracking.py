@@ -80,18 +80,22 @@ class Run:
 class Tracker:
     """The runs of one curriculum. Leaving the `with` block ends the parent FINISHED or FAILED."""
 
-    def __init__(self, record: RunRecord) -> None:
+    def __init__(self, record: RunRecord, parent: str | None = None) -> None:
+        """`parent`: the run of a sweep, which this run is a part of."""
         self.record = record
+        self.parent = parent
         self.folder = Path(record.folder).resolve()
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder}/mlflow.db"
+        self.uri = tracking_uri(self.folder)
         self._open: dict[str, Run] = {}  # nested runs that wait for their results
         self._num_stages = 0
 
     def __enter__(self) -> Tracker:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.client = _quiet_client(self.uri)
+        self.client = quiet_client(self.uri)
         self.run = Run(self.client, self._resumed() or self._created())
-        self.run.log_params(_flatten(self.record.curriculum.model_dump(mode="json")))
+        if self.parent:
+            self.run.set_tags({"mlflow.parentRunId": self.parent})
+        self.run.log_params(flatten(self.record.curriculum.model_dump(mode="json")))
         return self
 
     def __exit__(
@@ -113,7 +117,7 @@ class Tracker:
         It may be called for epochs of an earlier invocation too. The run ends with `finish_stage`.
         """
         run = self._open[name] = Run(self.client, self._nested(name))
-        run.log_params(_flatten(_stage_of(self.record.curriculum, name).model_dump(mode="json")))
+        run.log_params(flatten(_stage_of(self.record.curriculum, name).model_dump(mode="json")))
 
         def log_epoch(losses: EpochMetrics) -> None:
             means = {loss: value for loss, value in losses.items() if loss != "epoch"}
@@ -202,12 +206,7 @@ class Tracker:
         return self.client.create_run(self._experiment(), run_name=name, tags=tags).info.run_id
 
     def _experiment(self) -> str:
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
-        if experiment:
-            return experiment.experiment_id
-        ours = self.uri.startswith("sqlite:")
-        location = (self.folder / "mlartifacts").as_uri() if ours else None
-        return self.client.create_experiment(EXPERIMENT, artifact_location=location)
+        return experiment(self.client, self.uri, self.folder)
 
 
 def _stage_of(curriculum: Curriculum, name: str) -> Stage:
@@ -215,7 +214,20 @@ def _stage_of(curriculum: Curriculum, name: str) -> Stage:
     return curriculum.stages.get(name) or curriculum.stages[name.rpartition(".")[0]]
 
 
-def _quiet_client(uri: str) -> MlflowClient:
+def tracking_uri(folder: Path) -> str:
+    """The tracking server of the environment, else an SQLite file in a run's folder (absolute)."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db"
+
+
+def experiment(client: MlflowClient, uri: str, folder: Path) -> str:
+    """The id of our experiment; a new one in an SQLite file keeps its artifacts in `folder`."""
+    if found := client.get_experiment_by_name(EXPERIMENT):
+        return found.experiment_id
+    location = (folder / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    return client.create_experiment(EXPERIMENT, artifact_location=location)
+
+
+def quiet_client(uri: str) -> MlflowClient:
     """A client that neither talks on the terminal nor calls home."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient  # takes seconds, and reads the line above
@@ -225,11 +237,11 @@ def _quiet_client(uri: str) -> MlflowClient:
     return MlflowClient(uri)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + _name(key)] = value
     return flat

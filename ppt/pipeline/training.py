@@ -207,9 +207,7 @@ def train_stage(
     return node
 
 
-def _train(
-    run: StageRun, node: Node, title: str, on_epoch: Callable[[EpochMetrics], None]
-) -> None:
+def _train(run: StageRun, node: Node, title: str, on_epoch: Callable[[EpochMetrics], None]) -> None:
     storage, started = f"{node.store.path}/ray-train", time.monotonic()
     with watch(title, run.plan().num_steps * run.stage.num_epochs, on_epoch) as monitor:
         result = TorchTrainer(
