@@ -55,10 +55,11 @@ def run_sweep(sweep: Sweep, overrides: Sequence[str] = (), *, resume: bool = Fal
     store = Store(example.store)
     folder = RunFolder(store, sweep.name)
     # Of Tune's settings these are only to be had by environment: trials keep the working directory
-    # (paths may be relative), Ctrl-C is ours, and no logger writes what nobody reads.
+    # (paths may be relative), Ctrl-C is ours, no logger writes what nobody reads, no second table.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Without the dashboard Ray does not give back what a trial that is stopped has reserved.
     with connected(example.resources, dashboard=True), folder:
         runs = min(sweep.max_concurrent, *(runs_at_once(p.curriculum.resources) for p in planned))
