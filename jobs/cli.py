@@ -22,7 +22,8 @@ app = typer.Typer(
     name="ppt",
     help=(
         "Weakly supervised referring image segmentation by point prompting, on Ray.\n\n"
-        "Every command but predict takes a curriculum (a YAML file) and KEY=VALUE overrides, and "
+        "Every command but predict takes a curriculum (a YAML file; sweep: one of many) and "
+        "KEY=VALUE overrides, and "
         "does what is not done yet: running it again goes on where it stopped. `ppt train` does "
         "everything; `ppt predict` uses what it trained, `ppt doctor` says what is missing, "
         "`ppt submit` runs a command on a cluster. "
@@ -33,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for job in (prepare, encode, label, train, select, evaluate, report, predict, doctor, sweep):
+for job in (prepare, encode, label, train, sweep, select, evaluate, report, predict, doctor):
     app.command(name=job.__name__.rsplit(".", 1)[-1])(job.main)
 app.command(name="submit", context_settings=submit.SETTINGS)(submit.main)
 

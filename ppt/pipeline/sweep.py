@@ -49,6 +49,8 @@ def run_sweep(sweep: Sweep, overrides: Sequence[str] = (), *, resume: bool = Fal
     `overrides` change the curriculum of all trials. ConfigError before anything starts for a value
     that the curriculum cannot have, and for a sweep that is not there to be resumed.
     """
+    if sweep.search == "optuna" and importlib.util.find_spec("optuna") is None:
+        raise ConfigError("search: optuna is not installed: pip install 'ppt-ris[optuna]'")
     planned = _planned(sweep, overrides)
     example = planned[0].curriculum
     check_inputs(example)
@@ -62,7 +64,8 @@ def run_sweep(sweep: Sweep, overrides: Sequence[str] = (), *, resume: bool = Fal
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Without the dashboard Ray does not give back what a trial that is stopped has reserved.
     with connected(example.resources, dashboard=True), folder:
-        runs = min(sweep.max_concurrent, *(runs_at_once(p.curriculum.resources) for p in planned))
+        places = min(runs_at_once(trial.curriculum.resources) for trial in planned)
+        runs = max(1, min(sweep.max_concurrent, places))
         if runs < sweep.max_concurrent:
             console.print(f"{runs} at a time: the cluster has no room for {sweep.max_concurrent}")
         with _tracked(sweep, folder, overrides, resume=resume) as state:
@@ -231,9 +234,7 @@ def _tuner(
 
 
 def _optuna(sweep: Sweep) -> Any:
-    if importlib.util.find_spec("optuna") is None:
-        raise ConfigError("search: optuna is not installed: pip install 'ppt-ris[optuna]'")
-    from ray.tune.search.optuna import OptunaSearch
+    from ray.tune.search.optuna import OptunaSearch  # an extra
 
     return OptunaSearch(seed=sweep.seed)
 
