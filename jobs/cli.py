@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from jobs import (
+    ablate,
     doctor,
     encode,
     evaluate,
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for job in (prepare, encode, label, train, select, evaluate, report, predict, doctor):
+for job in (prepare, encode, label, train, select, evaluate, report, ablate, predict, doctor):
     app.command(name=job.__name__.rsplit(".", 1)[-1])(job.main)
 app.command(name="submit", context_settings=submit.SETTINGS)(submit.main)
 

@@ -244,6 +244,9 @@ class _Run:
             self._label("h", "referring", c.labels.referring)
 
     def _label(self, name: str, of: str, recipe: PointRecipe) -> None:
+        labels = self.curriculum.labels
+        if of == "object_centric":  # one phrase, one candidate: what is said of more is not for it
+            labels = labels.model_copy(update={"first_is_referent": False})
         self.nodes[f"labels.{name}"] = label(
             self.store,
             self.pool,
@@ -251,7 +254,7 @@ class _Run:
             self.nodes[f"features.{of}"],
             self.nodes[f"phrases.{of}"],
             model=self.curriculum.model,
-            labels=self.curriculum.labels,
+            labels=labels,
             recipe=recipe,
             name=name,
         )
@@ -354,7 +357,9 @@ class _Run:
         return record
 
     def choose(self) -> None:
-        """Which stage's checkpoint is the run's model."""
+        """Which stage's checkpoint is the run's model; none where nothing is trained."""
+        if not self.record.stages:
+            return
         by = self.curriculum.model_selection
         scores: dict[str, float] = {}
         if by != "last":

@@ -24,9 +24,12 @@ from ppt.pipeline.record import RunRecord, StageRecord
 from ppt.pipeline.report.gallery import stage_panels
 from ppt.pipeline.summary import digests
 from ppt.store import digest_of
+from ppt.table3 import METRICS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from ppt.pipeline.ablation import Ablation
 
 EXPERIMENT = "ppt"
 STATE_FILE = "mlflow-run.json"
@@ -202,12 +205,37 @@ class Tracker:
         return self.client.create_run(self._experiment(), run_name=name, tags=tags).info.run_id
 
     def _experiment(self) -> str:
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
-        if experiment:
-            return experiment.experiment_id
-        ours = self.uri.startswith("sqlite:")
-        location = (self.folder / "mlartifacts").as_uri() if ours else None
-        return self.client.create_experiment(EXPERIMENT, artifact_location=location)
+        return _experiment(self.client, self.uri)
+
+
+def log_ablation(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
+    """The ablation's own run: each line's mean metrics, the cost, the table, plot and page."""
+    client = _quiet_client(uri)
+    tags = {"ppt.kind": "ablation", "ppt.ablation": ablation.name}
+    experiment = _experiment(client, uri)
+    found = client.search_runs([experiment], f"tags.`ppt.ablation` = '{ablation.name}'")
+    run_id = (
+        found[0] if found else client.create_run(experiment, run_name=ablation.name, tags=tags)
+    ).info.run_id
+    for line in ablation.lines:
+        for metric in METRICS:
+            name = _name(f"{line.name}/{metric}")
+            client.log_metric(run_id, name, line.mean(metric))
+    client.log_metric(run_id, "stage_epochs", ablation.stage_epochs)
+    client.log_metric(run_id, "stage_epochs_without_sharing", ablation.stage_epochs_unshared)
+    for path in files:
+        client.log_artifact(run_id, str(path))
+    client.set_terminated(run_id, "FINISHED")
+
+
+def _experiment(client: MlflowClient, uri: str) -> str:
+    """The experiment's id; an SQLite store has its artifacts beside it."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment:
+        return experiment.experiment_id
+    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+    location = beside.as_uri() if uri.startswith("sqlite:///") else None
+    return client.create_experiment(EXPERIMENT, artifact_location=location)
 
 
 def _stage_of(curriculum: Curriculum, name: str) -> Stage:
