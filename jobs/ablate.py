@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.common import Overrides, command, run_alone, say
+from jobs.common import Overrides, command, mlflow_ui, run_alone, say
 from ppt.config import ConfigError
 from ppt.pipeline.ablation import load_rows, run_ablation
 from ppt.pipeline.folder import RunFolder
@@ -49,7 +49,7 @@ def main(
     Console().print(table_of(ablation))
     say(f"report:  {folder.path}/report.html")
     say(f"table:   {folder.path}/table.csv")
-    say(f"MLflow:  mlflow ui --backend-store-uri {uri}")
+    say(f"MLflow:  {mlflow_ui(uri)}")
 
 
 def _numbers(text: str) -> list[int]:

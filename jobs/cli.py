@@ -22,10 +22,10 @@ app = typer.Typer(
     name="ppt",
     help=(
         "Weakly supervised referring image segmentation by point prompting, on Ray.\n\n"
-        "Every command but predict takes a curriculum (a YAML file) and KEY=VALUE overrides, and "
-        "does what is not done yet: running it again goes on where it stopped. `ppt train` does "
-        "everything; `ppt predict` uses what it trained, `ppt doctor` says what is missing, "
-        "`ppt submit` runs a command on a cluster. "
+        "Most commands take a curriculum (a YAML file) and KEY=VALUE overrides, and do what is not "
+        "done yet: running one again goes on where it stopped. `ppt train` does everything; "
+        "`ppt predict` uses what it trained, `ppt doctor` says what is missing, `ppt submit` runs "
+        "a command on a cluster. "
         "RAY_ADDRESS names the cluster (default: this machine), MLFLOW_TRACKING_URI the tracking "
         "server (default: an SQLite file in the run's folder)."
     ),

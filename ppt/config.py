@@ -432,6 +432,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
     *parents, leaf = key.split(".")
+    match tree, parents:  # a new stage is given whole: stages.NAME={...}
+        case {"stages": dict(stages)}, ["stages", stage, *_] if stage not in stages:
+            known = ", ".join(stages) or "none"
+            raise ConfigError(f"override {override!r}: no such stage; this curriculum has {known}")
     node = tree
     for i, parent in enumerate(parents):
         child = node.setdefault(parent, {})
@@ -455,4 +459,7 @@ def _explain(error: Any) -> str:
             return f"{place} is missing: set it in the YAML or give {place}=VALUE"
         case "value_error":
             return f"{place}: {error['ctx']['error']}"
+        case "union_tag_invalid":
+            context = error["ctx"]
+            return f"{place}.format must be {context['expected_tags']}, got {context['tag']!r}"
     return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]}, got {value!r}"

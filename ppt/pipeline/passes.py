@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from ppt.config import Resources
+from ppt.config import ConfigError, Resources
 from ppt.pipeline.progress import progress_bar
 from ppt.store import BucketOutput, Node
 
@@ -37,10 +37,14 @@ class _Worker:
 
 @dataclass
 class Pool:
-    """Actors for the passes of one run. `close` gives their resources back; they start lazily."""
+    """Actors for the passes of one run. `close` gives their resources back; they start lazily.
+
+    With `only_there` nothing is made: a node that is not complete is a ConfigError.
+    """
 
     resources: Resources
     actors: list[Any] = field(default_factory=list)
+    only_there: bool = False
 
     def _start(self) -> Any:
         return (
@@ -56,6 +60,11 @@ class Pool:
         """
         if node.is_complete():
             return node
+        if self.only_there:
+            raise ConfigError(
+                f"this curriculum is not trained ({title!r} is not done): run `ppt train` with it, "
+                "or give all overrides that it was trained with"
+            )
         todo = node.missing_buckets()
         # With only some buckets to do, nobody knows how many rows they hold.
         whole = total if len(todo) == node.num_buckets else None
