@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from jobs import (
+    ablate,
     doctor,
     encode,
     evaluate,
@@ -22,11 +23,10 @@ app = typer.Typer(
     name="ppt",
     help=(
         "Weakly supervised referring image segmentation by point prompting, on Ray.\n\n"
-        "Every command but predict takes a curriculum (a YAML file; sweep: one of many) and "
-        "KEY=VALUE overrides, and "
-        "does what is not done yet: running it again goes on where it stopped. `ppt train` does "
-        "everything; `ppt predict` uses what it trained, `ppt doctor` says what is missing, "
-        "`ppt submit` runs a command on a cluster. "
+        "Most commands take a curriculum (a YAML file) and KEY=VALUE overrides, and do what is not "
+        "done yet: running one again goes on where it stopped. `ppt train` does everything; "
+        "`ppt predict` uses what it trained, `ppt doctor` says what is missing, `ppt submit` runs "
+        "a command on a cluster. "
         "RAY_ADDRESS names the cluster (default: this machine), MLFLOW_TRACKING_URI the tracking "
         "server (default: an SQLite file in the run's folder)."
     ),
@@ -34,7 +34,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for job in (prepare, encode, label, train, sweep, select, evaluate, report, predict, doctor):
+for job in (
+    prepare,
+    encode,
+    label,
+    train,
+    sweep,
+    select,
+    evaluate,
+    report,
+    ablate,
+    predict,
+    doctor,
+):
     app.command(name=job.__name__.rsplit(".", 1)[-1])(job.main)
 app.command(name="submit", context_settings=submit.SETTINGS)(submit.main)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,14 @@ def say_places(record: RunRecord) -> None:
     say(f"report:  {record.home}/report.html")
     say(f"summary: {record.home}/summary.json")
     say(f"results: {record.home}/results")
-    say(f"MLflow:  mlflow ui --backend-store-uri {uri}")
+    say(f"MLflow:  {mlflow_ui(uri)}")
+
+
+def mlflow_ui(uri: str) -> str:
+    """The command that shows the runs, as it works from this shell."""
+    found = shutil.which("mlflow")
+    program = "mlflow" if found else os.path.relpath(Path(sys.executable).parent / "mlflow")
+    return f"{program} ui --backend-store-uri {uri}"
 
 
 def run_alone(function: Callable[..., None], settings: dict[str, Any] | None = None) -> None:

@@ -180,6 +180,9 @@ class Labels(_Config):
     # must answer with at least this share of the strongest response.
     max_instances: int = Field(1, gt=0)
     instance_threshold: float = Field(0.85, gt=0, le=1)
+    # Of several candidates the first phrase's strongest is the referent from the start. For
+    # curricula without Select, whose H_ref would name no referent at all.
+    first_is_referent: bool = False
 
 
 class Synthesis(_Config):
@@ -294,7 +297,7 @@ class Curriculum(_Config):
     synthesis: Synthesis
     select: Select = Select()
     training: Training = Training()
-    stages: dict[str, Stage] = Field(min_length=1)
+    stages: dict[str, Stage]  # none: CLIP + SAM is measured, nothing is trained
     model_selection: ModelSelection = "last"  # our choice: the paper does not say
     resources: Resources = Resources()
 
@@ -306,8 +309,8 @@ class Curriculum(_Config):
                 f"training.global_batch_size must be >= resources.num_workers ({workers}), "
                 f"got {batch}"
             )
-        first = next(iter(self.stages))
-        if self.stages[first].select:
+        first = next(iter(self.stages), None)
+        if first is not None and self.stages[first].select:
             raise ValueError(
                 f"stages.{first}.select must be false: Select needs the model of a stage before"
             )
@@ -332,11 +335,54 @@ def load_curriculum(path: str | Path, overrides: Sequence[str] = ()) -> Curricul
     return parse_curriculum(tree)
 
 
+def load_row(
+    path: str | Path, overrides: Sequence[str] = (), base: str | Path | None = None
+) -> Curriculum:
+    """The curriculum of an ablation's row: overrides change its `base`, what differs stays.
+
+    So one override serves every row, whichever stages it takes away. An argument `base` stands in
+    for the file's own. Raises `ConfigError` as `load_curriculum`.
+    """
+    path = Path(path)
+    row = _read_file(path)
+    own = _base_of(row, path)
+    if own is None:
+        raise ConfigError(f"{path}: a row says only what differs from its base: give it a base")
+    tree = _inherited(Path(base) if base else own, (path,))
+    for override in overrides:
+        _apply(tree, override)
+    return parse_curriculum(_merge(tree, row))
+
+
 def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A file's keys merged over those of its bases; `below` are the files that led here."""
     if path.resolve() in (file.resolve() for file in below):
         circle = " -> ".join(str(file) for file in (*below, path))
         raise ConfigError(f"base goes in a circle: {circle}")
+    tree = _read_file(path, below)
+    base = _base_of(tree, path)
+    return tree if base is None else _merge(_inherited(base, (*below, path)), tree)
+
+
+def _inherited(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """A base's keys, without its name."""
+    tree = _read_tree(path, below)
+    tree.pop("name", None)
+    return tree
+
+
+def _base_of(tree: dict[str, Any], path: Path) -> Path | None:
+    """Take `base` out of a file's keys; the path it means."""
+    if "base" not in tree:
+        return None
+    base = tree.pop("base")
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base must be the path of a YAML file, got {base!r}")
+    return path.parent / base
+
+
+def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file's keys as they stand there."""
     try:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -347,14 +393,7 @@ def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, got {type(tree).__name__}")
-    if "base" not in tree:
-        return tree
-    base = tree.pop("base")
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base must be the path of a YAML file, got {base!r}")
-    inherited = _read_tree(path.parent / base, (*below, path))
-    inherited.pop("name", None)
-    return _merge(inherited, tree)
+    return tree
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -393,6 +432,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
     *parents, leaf = key.split(".")
+    match tree, parents:  # a new stage is given whole: stages.NAME={...}
+        case {"stages": dict(stages)}, ["stages", stage, *_] if stage not in stages:
+            known = ", ".join(stages) or "none"
+            raise ConfigError(f"override {override!r}: no such stage; this curriculum has {known}")
     node = tree
     for i, parent in enumerate(parents):
         child = node.setdefault(parent, {})
@@ -416,4 +459,7 @@ def _explain(error: Any) -> str:
             return f"{place} is missing: set it in the YAML or give {place}=VALUE"
         case "value_error":
             return f"{place}: {error['ctx']['error']}"
+        case "union_tag_invalid":
+            context = error["ctx"]
+            return f"{place}.format must be {context['expected_tags']}, got {context['tag']!r}"
     return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]}, got {value!r}"

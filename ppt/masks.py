@@ -95,3 +95,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     intersection = np.count_nonzero(a & b)
     union = np.count_nonzero(a) + np.count_nonzero(b) - intersection
     return intersection / union if union else 0.0
+
+
+def mask_area(counts: bytes) -> int:
+    """Pixels of compressed run lengths; they say it by themselves, whatever the picture's size."""
+    return int(coco.area({"size": [1, 1], "counts": counts}))

@@ -88,6 +88,18 @@ RESULTS = pa.schema(
     ]
 )
 
+LABEL_QUALITY = pa.schema(  # pseudo labels against the truth of their training picture: diagnosis
+    [
+        pa.field("picture", pa.string(), nullable=False),
+        pa.field("expression_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # h_sem, h_ref, undecided
+        pa.field("kind", pa.string()),
+        pa.field("num_candidates", pa.int32(), nullable=False),
+        pa.field("iou", pa.float64()),  # of the referent; null where nothing is chosen
+        pa.field("best_iou", pa.float64(), nullable=False),  # of the best candidate there is
+    ]
+)
+
 COCO_RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 """A mask as pycocotools decodes it: size is [height, width]."""
 

@@ -73,19 +73,21 @@ def run_curriculum(
     with connected(curriculum.resources):
         run = _Run(curriculum, allow_training=train, sibling=sibling)
         try:
-            run.prepare()
-            if until != "prepare":
-                run.encode()
-            if until in ("label", "train"):
-                run.label()
-                run.synthesise()
             if until == "train":
+                run.training_inputs()
                 parent = sibling.parent if sibling else None
                 with run.folder, Tracker(run.record, parent) as tracker:
                     run.baselines()
                     run.stages(tracker)
                     run.choose()
                     run.finish(tracker)
+            else:
+                run.prepare()
+                if until != "prepare":
+                    run.encode()
+                if until == "label":
+                    run.label()
+                    run.synthesise()
         finally:
             run.pool.close()
         return run.record
@@ -112,11 +114,11 @@ def evaluate_curriculum(
         run = _Run(curriculum, allow_training=False)
         run.record.split, run.record.protocol = split, protocol
         try:
-            run.prepare()
-            run.encode()
             if steps:
-                run.label()
-                run.synthesise()
+                run.training_inputs()
+            else:
+                run.prepare()
+                run.encode()
             run.baselines()
             run.measure(steps)
             if stage is None:
@@ -130,11 +132,14 @@ def evaluate_curriculum(
 
 def check_inputs(curriculum: Curriculum) -> None:
     """Open every data set and both encoders before Ray starts; ConfigError says what is wrong."""
-    try:
-        for name in ("referring", "object_centric", "validation", "evaluation"):
+    for name in ("referring", "object_centric", "validation", "evaluation"):
+        try:
             source = ingest.open_source(getattr(curriculum.data, name))
             if name in ("validation", "evaluation"):
                 _ = source.ground_truth_fingerprint  # says so if there can be no truth
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"data.{name}: {error}") from error
+    try:
         features.encoder_spec(curriculum.model)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
@@ -146,10 +151,7 @@ def select_after(curriculum: Curriculum, stage: str) -> Node:
     with connected(curriculum.resources):
         run = _Run(curriculum, allow_training=False)
         try:
-            run.prepare()
-            run.encode()
-            run.label()
-            run.synthesise()
+            run.training_inputs()
             return run.select_after(stage)
         finally:
             run.pool.close()
@@ -200,6 +202,16 @@ class _Run:
         self.record.seconds[step] = round(time.monotonic() - started, 1)
 
     # ------------------------------------------------------------ steps 1 to 4
+
+    def training_inputs(self) -> None:
+        """All four. Where nothing may be trained they must be there already: with an override
+        forgotten they would be made anew, for hours, only for the stages to be missing then."""
+        self.pool.only_there = not self.allow_training
+        self.prepare()
+        self.encode()
+        self.label()
+        self.synthesise()
+        self.pool.only_there = False
 
     def prepare(self) -> None:
         """Samples of the four data sets, and the ground truth of those that have expressions."""
@@ -253,6 +265,9 @@ class _Run:
             self._label("h", "referring", c.labels.referring)
 
     def _label(self, name: str, of: str, recipe: PointRecipe) -> None:
+        labels = self.curriculum.labels
+        if of == "object_centric":  # one phrase, one candidate: what is said of more is not for it
+            labels = labels.model_copy(update={"first_is_referent": False})
         self.nodes[f"labels.{name}"] = label(
             self.store,
             self.pool,
@@ -260,7 +275,7 @@ class _Run:
             self.nodes[f"features.{of}"],
             self.nodes[f"phrases.{of}"],
             model=self.curriculum.model,
-            labels=self.curriculum.labels,
+            labels=labels,
             recipe=recipe,
             name=name,
         )
@@ -379,7 +394,9 @@ class _Run:
         return record
 
     def choose(self) -> None:
-        """Which stage's checkpoint is the run's model."""
+        """Which stage's checkpoint is the run's model; none where nothing is trained."""
+        if not self.record.stages:
+            return
         by = self.curriculum.model_selection
         scores: dict[str, float] = {}
         if by != "last":

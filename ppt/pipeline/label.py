@@ -133,7 +133,8 @@ class _LabelBucket:
                 key = (sample["picture"], expression["expression_id"])
                 candidates = merge_candidates(by_expression.get(key, []), self.labels.merge_iou)
                 if candidates:
-                    rows.append(_label_row(sample, expression, candidates))
+                    guess = self.labels.first_is_referent
+                    rows.append(_label_row(sample, expression, candidates, guess))
                 else:
                     rejected.append(_no_candidate(sample, expression))
         return BucketOutput(
@@ -145,12 +146,14 @@ class _LabelBucket:
         )
 
 
-def _label_row(sample: dict, expression: dict, candidates: list[Candidate]) -> dict[str, Any]:
+def _label_row(
+    sample: dict, expression: dict, candidates: list[Candidate], first_is_referent: bool
+) -> dict[str, Any]:
     if sample["class_name"] is not None:
         source = "d_sem"
     else:
         source = "h_sem" if len(candidates) == 1 else "h_ref"
-    score = 1.0 if len(candidates) == 1 else 0.0
+    sure = len(candidates) == 1 or first_is_referent
     return {
         "picture": sample["picture"],
         "expression_id": expression["expression_id"],
@@ -162,12 +165,12 @@ def _label_row(sample: dict, expression: dict, candidates: list[Candidate]) -> d
             {
                 "phrase": c.phrase,
                 "mask": encode_rle(c.mask),
-                "is_referent": score,
+                "is_referent": float(sure and i == 0),
                 "points": c.points.flatten().tolist(),
                 "point_labels": c.point_labels.tolist(),
                 "predicted_iou": c.predicted_iou,
             }
-            for c in candidates
+            for i, c in enumerate(candidates)
         ],
     }
 
@@ -204,6 +207,7 @@ def label(
         "chunker": CHUNKERS[labels.chunker],
         "merge_iou": labels.merge_iou,
         "instances": [labels.max_instances, labels.instance_threshold],
+        "first_is_referent": labels.first_is_referent,
     }
     parents = {"samples": samples, "features": features}
     node = store.node("labels", spec, parents, buckets=samples.num_buckets)

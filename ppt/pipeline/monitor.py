@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from ppt.pipeline.progress import progress_bar
+from ppt.pipeline.progress import console, progress_bar
 
 POLL_SECONDS = 0.5
 
@@ -36,6 +36,10 @@ class Monitor:
         return self.steps, self.history
 
 
+def _line(title: str, metrics: EpochMetrics) -> str:
+    return f"  {title}, epoch {metrics['epoch']:.0f}: loss {metrics['loss']:.4g}"
+
+
 @contextmanager
 def watch(title: str, total_steps: int, on_epoch: Callable[[EpochMetrics], None]) -> Iterator[Any]:
     """Yields a `Monitor` and follows it: a bar of steps, and `on_epoch` once for each epoch."""
@@ -51,11 +55,13 @@ def watch(title: str, total_steps: int, on_epoch: Callable[[EpochMetrics], None]
             shown = steps
             for metrics in history[seen:]:
                 on_epoch(metrics)
+                if not console.is_terminal:  # in a log nobody sees the bar
+                    console.print(_line(title, metrics), highlight=False)
             seen = max(seen, len(history))
             if last:
                 return
 
-    with progress_bar(title, total_steps) as advance:
+    with progress_bar(title, total_steps, "steps") as advance:
         thread = threading.Thread(target=follow, args=(advance,), daemon=True)
         thread.start()
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from ppt.config import Resources
+from ppt.config import ConfigError, Resources
 from ppt.pipeline.claims import claim
 from ppt.pipeline.progress import progress_bar
 from ppt.store import BucketOutput, Node
@@ -38,10 +38,14 @@ class _Worker:
 
 @dataclass
 class Pool:
-    """Actors for the passes of one run. `close` gives their resources back; they start lazily."""
+    """Actors for the passes of one run. `close` gives their resources back; they start lazily.
+
+    With `only_there` nothing is made: a node that is not complete is a ConfigError.
+    """
 
     resources: Resources
     actors: list[Any] = field(default_factory=list)
+    only_there: bool = False
 
     def _start(self) -> Any:
         return (
@@ -60,6 +64,11 @@ class Pool:
         `process` must be picklable; `total` is the number of rows that go in, for the bar. Where
         another run is making the node, this waits and uses it.
         """
+        if self.only_there and not node.is_complete():
+            raise ConfigError(
+                f"this curriculum is not trained ({title!r} is not done): run `ppt train` with it, "
+                "or give all overrides that it was trained with"
+            )
         with claim(node) as ours:
             if ours:
                 self._make(node, process, title, total)

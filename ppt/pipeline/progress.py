@@ -26,11 +26,11 @@ console = Console(stderr=True)
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
+        return Text(_rate(speed) if speed else "", style="progress.data.speed")
 
 
 @contextmanager
-def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int | None, unit: str = "") -> Iterator[Callable[[int], None]]:
     """Yields `advance(n)`. Leaves one line behind: what was done, how much and how long it took."""
     started, done = time.monotonic(), 0
     with Progress(
@@ -54,5 +54,10 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int], None
 
         yield advance
     seconds = time.monotonic() - started
-    rate = f", {done / seconds:,.0f}/s" if seconds > 0 and done else ""
-    console.print(f"[green]✓[/] {title}: {done:,} in {seconds:.1f} s{rate}", highlight=False)
+    rate = f", {_rate(done / seconds)}" if seconds > 0 and done else ""
+    what = f"{done:,} {unit}".rstrip()
+    console.print(f"[green]✓[/] {title}: {what} in {seconds:.1f} s{rate}", highlight=False)
+
+
+def _rate(speed: float) -> str:
+    return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s"

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ppt
+from ppt.config import Curriculum
 from ppt.metrics import TENTHS
 from ppt.pipeline.record import RunRecord
 from ppt.store import Node
@@ -65,6 +66,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
             for s in record.stages
         ],
         "chosen": _chosen(record),
+        "warnings": list(warnings(record.curriculum)),
         "counts": counts(record),
         **_encoded(record),
         "quarantine": quarantine[:MAX_QUARANTINE_ROWS],
@@ -86,6 +88,21 @@ def versions() -> dict[str, str]:
     """Python's, ours, and those of the libraries that a result depends on."""
     libraries = {name: version(distribution) for name, distribution in _DISTRIBUTIONS.items()}
     return {"python": platform.python_version(), "ppt": ppt.__version__, **libraries}
+
+
+def warnings(curriculum: Curriculum) -> Iterator[str]:
+    """What makes the figures of a run worth nothing, though every step ran."""
+    embedded = {"toybox_scenes", "toybox_objects"}
+    formats = {getattr(curriculum.data, name).format for name in type(curriculum.data).model_fields}
+    models = [n for n in ("clip", "sam") if getattr(curriculum.model, n).name == "toybox"]
+    if models and formats - embedded:
+        yield (
+            f"model.{' and model.'.join(models)}: the embedded world's, which knows no real "
+            "picture, so these masks and figures mean nothing"
+        )
+    random = [n for n in ("clip", "sam") if getattr(curriculum.model, n).weights == "random"]
+    if random:
+        yield f"the weights of {' and '.join(random)} are random: these figures mean nothing"
 
 
 def step_of(name: str) -> str:
@@ -175,7 +192,9 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     """A run's end: its figures with their cost; then what was quarantined."""
     title = f"{summary['name']}: held-out split"
     _print_figures(summary, console, title, ("mIoU", "oIoU", "P@0.5", "P@0.7"), costs=True)
-    _print_quarantine(summary, console)
+    print_quarantine(summary["quarantine"], console, summary["quarantine_total"])
+    for warning in summary["warnings"]:
+        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
 
 
 def print_evaluation(summary: dict[str, Any], console: Console) -> None:
@@ -202,7 +221,7 @@ def _print_figures(
     """Baselines, then stages with their gain over the best baseline, then which was chosen."""
     best = best_baseline(summary["baselines"])
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for column in (*metrics, "gain", *(("epochs", "time") if costs else ())):
         table.add_column(column, justify="right")
     *_, last = summary["baselines"] or [None]
@@ -225,8 +244,10 @@ def _print_figures(
         console.print(f"model: {chosen['stage']}, {chosen['note']}", highlight=False)
 
 
-def _print_quarantine(summary: dict[str, Any], console: Console) -> None:
-    total, shown = summary["quarantine_total"], summary["quarantine"][:5]
+def print_quarantine(rows: Sequence[dict[str, Any]], console: Console, total: int = 0) -> None:
+    """How many rows were left out, and the reasons of the first; `total` where more are known of
+    than are given."""
+    total, shown = total or len(rows), rows[:5]
     if not total:
         return
     console.print(f"[yellow]{total:,} quarantined[/] (left out of the run):", highlight=False)
@@ -235,4 +256,4 @@ def _print_quarantine(summary: dict[str, Any], console: Console) -> None:
         line = f"  {row['step']}  {where}: {row['reason']}"
         console.print(line, highlight=False, markup=False)
     if total > len(shown):
-        console.print(f"  ... and {total - len(shown):,} more, in summary.json", highlight=False)
+        console.print(f"  ... and {total - len(shown):,} more", highlight=False)

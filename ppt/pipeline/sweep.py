@@ -311,7 +311,7 @@ def _tracked(
         client.update_run(state["parent"], status="RUNNING")
     else:
         tags = {"ppt.kind": "sweep"}
-        made = client.create_run(experiment(client, uri, path), run_name=sweep.name, tags=tags)
+        made = client.create_run(experiment(client, uri), run_name=sweep.name, tags=tags)
         shared = os.environ.get("MLFLOW_TRACKING_URI") or folder.store.is_local
         state = {
             "name": sweep.name,

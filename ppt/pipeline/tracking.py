@@ -24,9 +24,12 @@ from ppt.pipeline.record import RunRecord, StageRecord
 from ppt.pipeline.report.gallery import stage_panels
 from ppt.pipeline.summary import digests
 from ppt.store import digest_of
+from ppt.table3 import METRICS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from ppt.pipeline.ablation import Ablation
 
 EXPERIMENT = "ppt"
 STATE_FILE = "mlflow-run.json"
@@ -206,7 +209,27 @@ class Tracker:
         return self.client.create_run(self._experiment(), run_name=name, tags=tags).info.run_id
 
     def _experiment(self) -> str:
-        return experiment(self.client, self.uri, self.folder)
+        return experiment(self.client, self.uri)
+
+
+def log_ablation(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
+    """The ablation's own run: each line's mean metrics, the cost, the table, plot and page."""
+    client = quiet_client(uri)
+    tags = {"ppt.kind": "ablation", "ppt.ablation": ablation.name}
+    ours = experiment(client, uri)
+    found = client.search_runs([ours], f"tags.`ppt.ablation` = '{ablation.name}'")
+    run_id = (
+        found[0] if found else client.create_run(ours, run_name=ablation.name, tags=tags)
+    ).info.run_id
+    for line in ablation.lines:
+        for metric in METRICS:
+            name = _name(f"{line.name}/{metric}")
+            client.log_metric(run_id, name, line.mean(metric))
+    client.log_metric(run_id, "stage_epochs", ablation.stage_epochs)
+    client.log_metric(run_id, "stage_epochs_without_sharing", ablation.stage_epochs_unshared)
+    for path in files:
+        client.log_artifact(run_id, str(path))
+    client.set_terminated(run_id, "FINISHED")
 
 
 def _stage_of(curriculum: Curriculum, name: str) -> Stage:
@@ -219,11 +242,12 @@ def tracking_uri(folder: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db"
 
 
-def experiment(client: MlflowClient, uri: str, folder: Path) -> str:
-    """The id of our experiment; a new one in an SQLite file keeps its artifacts in `folder`."""
+def experiment(client: MlflowClient, uri: str) -> str:
+    """The id of our experiment; an SQLite store has its artifacts beside it."""
     if found := client.get_experiment_by_name(EXPERIMENT):
         return found.experiment_id
-    location = (folder / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+    location = beside.as_uri() if uri.startswith("sqlite:///") else None
     return client.create_experiment(EXPERIMENT, artifact_location=location)
 
 

@@ -53,6 +53,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     )
     assert result.exit_code == 2
     assert str(missing) in "".join(result.output.split())
+    assert "data.referring: " in result.output
     assert "Traceback" not in result.output
 
 

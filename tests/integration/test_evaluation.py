@@ -204,6 +204,20 @@ def test_the_page_alone(finished: RunRecord, store: Path) -> None:
     assert page.exists() and "mIoU" not in result.output
 
 
+def test_a_forgotten_override_makes_nothing(finished: RunRecord, store: Path) -> None:
+    def stored() -> set[Path]:
+        return {path for path in store.rglob("*") if path.is_file()}
+
+    before = stored()
+    quickstart = str(ROOT / "curricula" / "quickstart.yaml")
+    for command in (["report"], ["evaluate"], ["select", "--after", "ris_joint"]):
+        forgotten = [*SMALL, f"store={store}", "data.referring.num_pictures=31"]
+        result = CliRunner().invoke(app, [command[0], quickstart, *forgotten, *command[1:]])
+        assert result.exit_code == 2
+        assert "not trained ('prepare referring' is not done)" in " ".join(result.output.split())
+    assert stored() == before
+
+
 # ---------------------------------------------------------------- which stage is the model
 
 

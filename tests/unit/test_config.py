@@ -41,6 +41,8 @@ def test_an_override_changes_one_value(quickstart: Path) -> None:
         ("stages.ris_joint.epochs=2", r"unknown key 'stages.ris_joint.epochs' \(value 2\)"),
         ("stages.ris_joint.num_epochs=-3", "stages.ris_joint.num_epochs: .* got -3"),
         ("stages.ris_joint.num_epochs=two", "stages.ris_joint.num_epochs: .* got 'two'"),
+        ("stages.ris_joynt.num_epochs=1", "no such stage; .* has semantic_alignment, ris_object"),
+        ("data.referring={format: coco}", "data.referring.format must be .*'refer'.* got 'coco'"),
         ("nonsense", "override 'nonsense' must look like"),
         ("seed.deep=1", "seed is a value, not a group"),
         ("stages.ris_joint.sources={h_ref: 0}", "sources.h_ref must be > 0, got 0"),
@@ -53,6 +55,11 @@ def test_an_override_changes_one_value(quickstart: Path) -> None:
 def test_what_is_wrong_is_named(quickstart: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_curriculum(quickstart, [override])
+
+
+def test_a_new_stage_is_given_whole(quickstart: Path) -> None:
+    more = load_curriculum(quickstart, ["stages.last={sources: {h_sem: 1}, num_epochs: 1}"])
+    assert list(more.stages)[-1] == "last"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS = [  # from the ground; a room may use those at or below its own floor
-    {"config", "schema", "masks", "expressions", "metrics", "protocols", "drawing"},
+    {
+        *("config", "schema", "masks", "expressions", "metrics", "protocols", "drawing"),
+        *("diagnosis", "table3"),
+    },
     {"store", "toybox"},
     {"data"},
     {"models"},

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from run_record import STAGES, build_record
 
-from ppt.config import ConfigError
+from ppt.config import ConfigError, load_curriculum
 from ppt.pipeline.model_selection import choose_stage
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.summary import (
@@ -21,11 +21,14 @@ from ppt.pipeline.summary import (
     print_summary,
     step_of,
     summarise,
+    warnings,
     write_summary,
 )
 from ppt.protocols import LAVT
 from ppt.schema import QUARANTINE, SAMPLES
 from ppt.store import BucketOutput, Count
+
+CURRICULA = Path(__file__).parents[2] / "curricula"
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +185,19 @@ def test_evaluation_on_the_terminal(record: RunRecord) -> None:
     for name, metrics in {**record.baselines, **{s.name: s.metrics for s in record.stages}}.items():
         figures = next(row for row in rows if name in row)
         assert f"{metrics['mIoU']:.1f}" in figures and f"{metrics['P@0.9']:.1f}" in figures
+
+
+def test_figures_that_mean_nothing_say_so(record: RunRecord, tmp_path: Path) -> None:
+    assert not list(warnings(load_curriculum(CURRICULA / "quickstart.yaml")))
+    roots = [f"data.{name}.root={tmp_path}" for name in ("referring", "validation", "evaluation")]
+    roots.append(f"data.object_centric.root={tmp_path}")
+    photos = load_curriculum(CURRICULA / "photos.yaml", roots)
+    (embedded,) = warnings(photos)
+    assert "model.clip and model.sam: the embedded world's" in embedded
+    random = ["model.clip.name=ViT-B-16", "model.clip.weights=random", "model.sam.name=vit_b"]
+    (untrained,) = warnings(
+        load_curriculum(
+            CURRICULA / "photos.yaml", [*roots, *random, "model.sam.weights=sam_vit_b.pth"]
+        )
+    )
+    assert "the weights of clip are random" in untrained

@@ -1,0 +1,30 @@
+"""What is wrong with a mask that misses its target, from pixel counts alone (our choice)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Outcome = Literal["found", "part", "too much", "wrong object", "nothing"]
+
+OUTCOMES: tuple[Outcome, ...] = ("found", "part", "too much", "wrong object", "nothing")
+"""In the order of a bar: right, half right, wrong."""
+
+MEANING: dict[Outcome, str] = {
+    "found": "IoU with the target of at least 0.5",
+    "part": "mostly on the target, most of which it leaves out",
+    "too much": "covers most of the target, and as much besides",
+    "wrong object": "neither: less than half of it is on the target, which it leaves out",
+    "nothing": "an empty mask",
+}
+
+
+def outcome(intersection: int, predicted: int, target: int) -> Outcome:
+    """The outcome of a prediction of `predicted` pixels, of which `intersection` are the target's
+    `target` pixels."""
+    if not predicted:
+        return "nothing"
+    if 2 * intersection >= predicted + target - intersection:
+        return "found"
+    if 2 * intersection < min(predicted, target):
+        return "wrong object"
+    return "part" if predicted < target else "too much"

@@ -1,0 +1,187 @@
+"""An ablation in front of people: a table as text and CSV, a plot, and a page that explains it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.console import Console
+from rich.table import Table
+
+from ppt.diagnosis import MEANING, OUTCOMES
+from ppt.pipeline.ablation import ALL, Ablation, Line
+from ppt.table3 import METRICS
+
+COLOURS = {
+    "found": "#2a9d63",
+    "part": "#a6cf57",
+    "too much": "#f2c14e",
+    "wrong object": "#d1495b",
+    "nothing": "#8d99ae",
+}
+"""Of the outcomes, from right to wrong."""
+
+
+def table_of(ablation: Ablation) -> Table:
+    """mean (and spread over seeds) of each metric, beside the paper's number."""
+    seeds = ", ".join(map(str, ablation.seeds))
+    title = f"{ablation.name}: {ablation.num_sentences:,} held-out sentences, seed {seeds}"
+    table = Table(title=title, title_justify="left", caption=cost_of(ablation))
+    table.add_column("row")
+    table.add_column("")
+    for metric in METRICS:
+        table.add_column(metric, justify="right")
+    table.add_column("paper's mIoU", justify="right")
+    for line in ablation.lines:
+        paper = f"{line.paper.metrics['mIoU']:.1f}" if line.paper else ""
+        table.add_row(line.name, line.title, *(_cell(line, m) for m in METRICS), paper)
+    return table
+
+
+def cost_of(ablation: Ablation) -> str:
+    """What sharing saved."""
+    shared, unshared = ablation.stage_epochs, ablation.stage_epochs_unshared
+    return f"{shared} stage-epochs trained, {unshared} without sharing"
+
+
+def _cell(line: Line, metric: str) -> str:
+    spread = line.spread(metric)
+    return f"{line.mean(metric):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
+def write_ablation(ablation: Ablation, folder: Path) -> list[Path]:
+    """table.txt, table.csv (a line a row and seed), table.png, report.html; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "table.txt": _text(ablation).encode(),
+        "table.csv": _csv(ablation).encode(),
+        "table.png": _plot(ablation),
+    }
+    files["report.html"] = _page(ablation, files["table.png"]).encode()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in files]
+
+
+def _text(ablation: Ablation) -> str:
+    buffer = io.StringIO()
+    Console(file=buffer, width=120).print(table_of(ablation))
+    return buffer.getvalue()
+
+
+def _csv(ablation: Ablation) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    papers = [f"paper {metric}" for metric in METRICS]
+    writer.writerow(["row", "title", "seed", *METRICS, *papers, *OUTCOMES])
+    for line in ablation.lines:
+        paper = [line.paper.metrics[metric] if line.paper else "" for metric in METRICS]
+        for seed, measured in line.by_seed.items():
+            counts = [measured.outcomes[ALL][what] for what in OUTCOMES]
+            values = [round(measured.metrics[metric], 3) for metric in METRICS]
+            writer.writerow([line.name, line.title, seed, *values, *paper, *counts])
+    return buffer.getvalue()
+
+
+def _plot(ablation: Ablation) -> bytes:
+    """mIoU of each row with its seeds as points, and the paper's as an outline."""
+    from matplotlib.figure import Figure
+
+    lines = ablation.lines[::-1]
+    figure = Figure(figsize=(8, 0.42 * len(lines) + 1.1), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(lines))
+    means = [line.mean("mIoU") for line in lines]
+    axes.barh(places, means, color="#4c78a8", height=0.62, label="here")
+    for place, line in zip(places, lines, strict=True):
+        ious = [measured.metrics["mIoU"] for measured in line.by_seed.values()]
+        if len(ious) > 1:
+            axes.plot(ious, [place] * len(ious), "o", color="#1b2a41", markersize=3.5)
+        axes.text(max(ious) + 0.8, place, f"{line.mean('mIoU'):.1f}", va="center", fontsize=9)
+        if line.paper:
+            value = line.paper.metrics["mIoU"]
+            axes.plot([value, value], [place - 0.31, place + 0.31], color="#e07a1f", linewidth=2)
+    axes.plot([], [], color="#e07a1f", linewidth=2, label="the paper, on RefCOCO val")
+    axes.set_yticks(list(places), [_name(line) for line in lines], fontsize=9)
+    axes.set_xlim(0, max(means) * 1.12)
+    axes.set_xlabel("mIoU, %")
+    axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def _name(line: Line) -> str:
+    return f"{line.name.partition(',')[0]}  {line.title}"
+
+
+# ---------------------------------------------------------------- the page
+
+
+def _page(ablation: Ablation, plot: bytes) -> str:
+    environment = Environment(
+        loader=PackageLoader("ppt.pipeline.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    kinds = list(dict.fromkeys(kind for *_, kind in _kinds(ablation)))
+    return environment.get_template("ablation.html.jinja").render(
+        ablation=ablation,
+        cost=cost_of(ablation),
+        metrics=METRICS,
+        cell=_cell,
+        plot=base64.b64encode(plot).decode(),
+        kinds=[ALL, *sorted(kind for kind in kinds if kind != ALL)],
+        shares=_shares,
+        found=_found,
+        outcomes=OUTCOMES,
+        meaning=MEANING,
+        colours=COLOURS,
+        qualities=list(_qualities(ablation)),
+    )
+
+
+def _kinds(ablation: Ablation) -> Iterator[tuple[Line, str]]:
+    for line in ablation.lines:
+        for measured in line.by_seed.values():
+            for kind in measured.outcomes:
+                yield line, kind
+
+
+def _shares(line: Line, kind: str = ALL) -> dict[str, float]:
+    """Share of each outcome in percent, over all seeds."""
+    counts = [m.outcomes[kind] for m in line.by_seed.values() if kind in m.outcomes]
+    total = sum(sum(count.values()) for count in counts)
+    return {w: 100 * sum(c[w] for c in counts) / total if total else 0.0 for w in OUTCOMES}
+
+
+def _found(line: Line, kind: str) -> float:
+    return _shares(line, kind)["found"]
+
+
+def _qualities(ablation: Ablation) -> Iterator[dict[str, Any]]:
+    """A table row for each line, round and source: means over the seeds."""
+    for line in ablation.lines:
+        by_seed = [measured.labels for measured in line.by_seed.values()]
+        for round in dict.fromkeys(name for labels in by_seed for name in labels):
+            found = [labels[round] for labels in by_seed if round in labels]
+            for same in zip(*found, strict=True):
+                if not any(quality.num for quality in same):
+                    continue
+                yield {
+                    "row": line.name,
+                    "round": round,
+                    "source": same[0].source,
+                    **{
+                        key: sum(getattr(quality, key) for quality in same) / len(same)
+                        for key in ("num", "mean_iou", "precision", "best_iou")
+                    },
+                }

@@ -1,0 +1,113 @@
+"""Table 3's rows say what differs from the full method, and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppt.config import ConfigError, Curriculum, load_curriculum, load_row
+from ppt.diagnosis import outcome
+from ppt.masks import encode_rle, mask_area
+from ppt.pipeline.ablation import load_rows
+from ppt.pipeline.record import stage_epochs
+from ppt.table3 import TABLE3
+
+ROOT = Path(__file__).parents[2]
+ROWS = ROOT / "curricula" / "ablations"
+FULL = ROOT / "curricula" / "quickstart.yaml"
+PAPER = ROOT / "curricula" / "paper" / "refcoco.yaml"
+
+
+def row(number: int, *overrides: str, base: Path | None = None) -> Curriculum:
+    return load_row(ROWS / f"row{number}.yaml", overrides, base)
+
+
+def sources(curriculum: Curriculum) -> set[str]:
+    return {source for stage in curriculum.stages.values() for source in stage.sources}
+
+
+@pytest.mark.parametrize("base", [FULL, PAPER], ids=["quickstart", "paper"])
+def test_the_nine_rows(base: Path) -> None:
+    rows = {n: row(n, base=base) for n in range(1, 10)}
+    assert {c.name for c in rows.values()} == TABLE3.keys()
+    full = load_curriculum(base)
+    assert rows[5] == full.model_copy(update={"name": "row5"})
+    names = list(full.stages)
+    assert [list(rows[n].stages) for n in (1, 3, 4)] == [[], names[:1], names[:3]]
+    for n in (3, 4):
+        assert all(rows[n].stages[name] == full.stages[name] for name in rows[n].stages)
+    assert sources(rows[2]) == sources(rows[9]) == {"h_sem", "h_ref"}
+    assert sources(rows[7]) == {"h_sem", "h_ref", "d_sem"}
+    assert sources(rows[8]) == {"h_sem", "h_ref", "d_ref"}
+    for n in (2, 6):  # no curriculum: every stage alike, nobody selects, as many epochs
+        stages = rows[n].stages.values()
+        assert len({tuple(sorted(s.sources.items())) for s in stages}) == 1
+        assert not any(s.select for s in stages) and rows[n].labels.first_is_referent
+    for n in (2, 6, 7, 8, 9):
+        assert [(s.num_epochs, s.rounds) for s in rows[n].stages.values()] == [
+            (s.num_epochs, s.rounds) for s in full.stages.values()
+        ]
+    for n in (7, 8, 9):  # but for their sources they are the full method
+        for name, stage in rows[n].stages.items():
+            kept = {s: w for s, w in full.stages[name].sources.items() if s in sources(rows[n])}
+            assert stage == full.stages[name].model_copy(update={"sources": kept})
+
+
+def test_an_override_serves_rows_with_and_without_the_stage() -> None:
+    override = "stages.ris_joint.num_epochs=1"
+    assert list(row(3, override).stages) == ["semantic_alignment"]
+    assert row(5, override).stages["ris_joint"].num_epochs == 1
+
+
+def test_rows_are_runs_of_their_own(tmp_path: Path) -> None:
+    rows = load_rows(ROWS, [], None, [0, 7])
+    assert [[(c.name, c.seed) for c in rows[r]] for r in ("row1", "row9")] == [
+        [("row1.seed0", 0), ("row1.seed7", 7)],
+        [("row9.seed0", 0), ("row9.seed7", 7)],
+    ]
+    with pytest.raises(ConfigError, match="no curricula in"):
+        load_rows(tmp_path, [], None, [0])
+    (tmp_path / "a.yaml").write_text("name: a\n")
+    with pytest.raises(ConfigError, match="give it a base"):
+        load_rows(tmp_path, [], None, [0])
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(f"base: {FULL}\nname: same\n")
+    with pytest.raises(ConfigError, match="'same' is another row's already"):
+        load_rows(tmp_path, [], None, [0])
+
+
+@pytest.mark.parametrize(
+    ("intersection", "predicted", "target", "expected"),
+    [
+        (0, 0, 10, "nothing"),
+        (10, 10, 10, "found"),
+        (5, 5, 10, "found"),  # IoU 0.5
+        (4, 4, 10, "part"),
+        (10, 21, 10, "too much"),
+        (4, 10, 10, "wrong object"),
+        (0, 10, 10, "wrong object"),
+        (6, 11, 10, "too much"),  # IoU 0.4, more than half of both
+    ],
+)
+def test_outcomes(intersection: int, predicted: int, target: int, expected: str) -> None:
+    assert outcome(intersection, predicted, target) == expected
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 30))
+def test_found_is_what_precision_counts(both: int, only: int, missed: int) -> None:
+    iou = both / (both + only + missed)
+    assert (outcome(both, both + only, both + missed) == "found") == (iou >= 0.5)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_run_lengths_tell_their_area(height: int, width: int, seed: int) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < 0.4
+    assert mask_area(encode_rle(mask)) == mask.sum()
+
+
+def test_what_is_shared_counts_once() -> None:
+    assert stage_epochs([("a", 4), ("b", 3), ("a", 4), ("c", 1)]) == (8, 12)
