@@ -8,6 +8,8 @@ ppt ablate curricula/ablations --base curricula/paper/refcoco.yaml
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -41,15 +43,26 @@ def main(
     uri = f"sqlite:///{Path(folder.path).resolve()}/mlflow.db"
     with folder:
         Path(folder.path).mkdir(parents=True, exist_ok=True)
-        # One tracking store for all rows, for their runs are there to be compared.
-        uri = os.environ.setdefault("MLFLOW_TRACKING_URI", uri)
-        ablation = run_ablation(folder.name, curricula)
-        files = write_ablation(ablation, Path(folder.path))
-        log_ablation(uri, ablation, files)
+        with _tracked_at(uri) as uri:
+            ablation = run_ablation(folder.name, curricula)
+            log_ablation(uri, ablation, write_ablation(ablation, Path(folder.path)))
     Console().print(table_of(ablation))
     say(f"report:  {folder.path}/report.html")
     say(f"table:   {folder.path}/table.csv")
     say(f"MLflow:  {mlflow_ui(uri)}")
+
+
+@contextmanager
+def _tracked_at(uri: str) -> Iterator[str]:
+    """One tracking store for all rows, whose runs are there to be compared: the environment's, or
+    else this one."""
+    there = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = there or uri
+    try:
+        yield there or uri
+    finally:
+        if there is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
 
 
 def _numbers(text: str) -> list[int]:

@@ -39,6 +39,8 @@ STEPS: tuple[Step, ...] = ("prepare", "encode", "label", "train")
 Split = Literal["validation", "evaluation"]
 """The splits that have a ground truth."""
 
+TRAINING_DATA = ("referring", "object_centric")
+
 BASELINES = ("clip_sam_published", "clip_sam_best")
 
 PUBLISHED_RECIPE = PointRecipe(method="surgery", threshold=0.8)
@@ -124,7 +126,7 @@ def evaluate_curriculum(
 
 def check_inputs(curriculum: Curriculum) -> None:
     """Open every data set and both encoders before Ray starts; ConfigError says what is wrong."""
-    for name in ("referring", "object_centric", "validation", "evaluation"):
+    for name in (*TRAINING_DATA, "validation", "evaluation"):
         try:
             source = ingest.open_source(getattr(curriculum.data, name))
             if name in ("validation", "evaluation"):
@@ -195,11 +197,21 @@ class _Run:
     # ------------------------------------------------------------ steps 1 to 4
 
     def training_inputs(self) -> None:
-        """All four. Where nothing may be trained they must be there already: with an override
-        forgotten they would be made anew, for hours, only for the stages to be missing then."""
-        self.pool.only_there = not self.allow_training
+        """All four. Where nothing may be trained, what stages train on must be there already: with
+        an override forgotten it would be made anew, for hours, only for them to be missing then."""
+        self._training_data_is_there()
         self.prepare()
         self.encode()
+        self.label()
+        self.synthesise()
+
+    def _training_data_is_there(self) -> None:
+        if self.allow_training:
+            return
+        self.pool.only_there = True
+        for name in TRAINING_DATA:
+            self._prepare(name)
+            self._encode(name)
         self.label()
         self.synthesise()
         self.pool.only_there = False
@@ -208,11 +220,8 @@ class _Run:
         """Samples of the four data sets, and the ground truth of those that have expressions."""
         c = self.curriculum
         with self._timed("prepare"):
-            for name in ("referring", "object_centric", "validation", "evaluation"):
-                data = getattr(c.data, name)
-                self.nodes[f"samples.{name}"] = ingest.prepare_samples(
-                    self.store, self.pool, data, name=name, num_buckets=c.num_buckets, seed=c.seed
-                )
+            for name in (*TRAINING_DATA, "validation", "evaluation"):
+                self._prepare(name)
             for name in ("validation", "evaluation"):
                 self.nodes[f"ground_truth.{name}"] = ingest.prepare_ground_truth(
                     self.store,
@@ -222,9 +231,16 @@ class _Run:
                     num_buckets=c.num_buckets,
                 )
 
+    def _prepare(self, name: str) -> None:
+        c = self.curriculum
+        data = getattr(c.data, name)
+        self.nodes[f"samples.{name}"] = ingest.prepare_samples(
+            self.store, self.pool, data, name=name, num_buckets=c.num_buckets, seed=c.seed
+        )
+
     def encode(self) -> None:
         with self._timed("encode"):
-            for name in ("referring", "object_centric", "validation", "evaluation"):
+            for name in (*TRAINING_DATA, "validation", "evaluation"):
                 self._encode(name)
 
     def _encode(self, name: str) -> None:
