@@ -21,7 +21,7 @@ from ppt.config import ConfigError
 from ppt.pipeline.ablation import load_rows, run_ablation
 from ppt.pipeline.folder import RunFolder
 from ppt.pipeline.report.ablation import table_of, write_ablation
-from ppt.pipeline.tracking import log_ablation
+from ppt.pipeline.tracking import log_ablation, tracking_uri
 from ppt.store import Store
 
 
@@ -40,10 +40,10 @@ def main(
     curricula = load_rows(rows, overrides or [], base, _numbers(seeds))
     store = Store(next(iter(curricula.values()))[0].store)
     folder = RunFolder(store, rows.resolve().name)
-    uri = f"sqlite:///{Path(folder.path).resolve()}/mlflow.db"
+    uri = tracking_uri(folder.path)
     with folder:
         Path(folder.path).mkdir(parents=True, exist_ok=True)
-        with _tracked_at(uri) as uri:
+        with _tracked_at(uri):
             ablation = run_ablation(folder.name, curricula)
             log_ablation(uri, ablation, write_ablation(ablation, Path(folder.path)))
     Console().print(table_of(ablation))
@@ -53,15 +53,14 @@ def main(
 
 
 @contextmanager
-def _tracked_at(uri: str) -> Iterator[str]:
-    """One tracking store for all rows, whose runs are there to be compared: the environment's, or
-    else this one."""
-    there = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = there or uri
+def _tracked_at(uri: str) -> Iterator[None]:
+    """One tracking server for all rows, whose runs are there to be compared."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
     try:
-        yield there or uri
+        yield
     finally:
-        if there is None:
+        if before is None:
             del os.environ["MLFLOW_TRACKING_URI"]
 
 

@@ -40,6 +40,8 @@ Split = Literal["validation", "evaluation"]
 """The splits that have a ground truth."""
 
 TRAINING_DATA = ("referring", "object_centric")
+SPLITS = ("validation", "evaluation")
+DATA = (*TRAINING_DATA, *SPLITS)
 
 BASELINES = ("clip_sam_published", "clip_sam_best")
 
@@ -126,10 +128,10 @@ def evaluate_curriculum(
 
 def check_inputs(curriculum: Curriculum) -> None:
     """Open every data set and both encoders before Ray starts; ConfigError says what is wrong."""
-    for name in (*TRAINING_DATA, "validation", "evaluation"):
+    for name in DATA:
         try:
             source = ingest.open_source(getattr(curriculum.data, name))
-            if name in ("validation", "evaluation"):
+            if name in SPLITS:
                 _ = source.ground_truth_fingerprint  # says so if there can be no truth
         except (ValueError, OSError) as error:
             raise ConfigError(f"data.{name}: {error}") from error
@@ -192,55 +194,40 @@ class _Run:
     def _timed(self, step: str) -> Iterator[None]:
         started = time.monotonic()
         yield
-        self.record.seconds[step] = round(time.monotonic() - started, 1)
+        seconds = self.record.seconds.get(step, 0.0) + time.monotonic() - started
+        self.record.seconds[step] = round(seconds, 1)
 
     # ------------------------------------------------------------ steps 1 to 4
 
     def training_inputs(self) -> None:
         """All four. Where nothing may be trained, what stages train on must be there already: with
         an override forgotten it would be made anew, for hours, only for them to be missing then."""
-        self._training_data_is_there()
-        self.prepare()
-        self.encode()
-        self.label()
-        self.synthesise()
-
-    def _training_data_is_there(self) -> None:
-        if self.allow_training:
-            return
-        self.pool.only_there = True
-        for name in TRAINING_DATA:
-            self._prepare(name)
-            self._encode(name)
+        self.pool.only_there = not self.allow_training
+        self.prepare(TRAINING_DATA)
+        self.encode(TRAINING_DATA)
         self.label()
         self.synthesise()
         self.pool.only_there = False
+        self.prepare(SPLITS)
+        self.encode(SPLITS)
 
-    def prepare(self) -> None:
-        """Samples of the four data sets, and the ground truth of those that have expressions."""
+    def prepare(self, names: Sequence[str] = DATA) -> None:
+        """Samples of the data sets, and the ground truth of the held-out splits."""
         c = self.curriculum
         with self._timed("prepare"):
-            for name in (*TRAINING_DATA, "validation", "evaluation"):
-                self._prepare(name)
-            for name in ("validation", "evaluation"):
-                self.nodes[f"ground_truth.{name}"] = ingest.prepare_ground_truth(
-                    self.store,
-                    self.pool,
-                    getattr(c.data, name),
-                    name=name,
-                    num_buckets=c.num_buckets,
+            for name in names:
+                data = getattr(c.data, name)
+                self.nodes[f"samples.{name}"] = ingest.prepare_samples(
+                    self.store, self.pool, data, name=name, num_buckets=c.num_buckets, seed=c.seed
                 )
+                if name in SPLITS:
+                    self.nodes[f"ground_truth.{name}"] = ingest.prepare_ground_truth(
+                        self.store, self.pool, data, name=name, num_buckets=c.num_buckets
+                    )
 
-    def _prepare(self, name: str) -> None:
-        c = self.curriculum
-        data = getattr(c.data, name)
-        self.nodes[f"samples.{name}"] = ingest.prepare_samples(
-            self.store, self.pool, data, name=name, num_buckets=c.num_buckets, seed=c.seed
-        )
-
-    def encode(self) -> None:
+    def encode(self, names: Sequence[str] = DATA) -> None:
         with self._timed("encode"):
-            for name in (*TRAINING_DATA, "validation", "evaluation"):
+            for name in names:
                 self._encode(name)
 
     def _encode(self, name: str) -> None:

@@ -86,7 +86,7 @@ class Tracker:
     def __init__(self, record: RunRecord) -> None:
         self.record = record
         self.folder = Path(record.folder).resolve()
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder}/mlflow.db"
+        self.uri = tracking_uri(self.folder)
         self._open: dict[str, Run] = {}  # nested runs that wait for their results
         self._num_stages = 0
 
@@ -226,6 +226,12 @@ def log_ablation(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
     for path in files:
         client.log_artifact(run_id, str(path))
     client.set_terminated(run_id, "FINISHED")
+
+
+def tracking_uri(folder: str | Path) -> str:
+    """The tracking server that the environment names, else an SQLite file in `folder`."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return uri or f"sqlite:///{Path(folder).resolve()}/mlflow.db"
 
 
 def _experiment(client: MlflowClient, uri: str) -> str:

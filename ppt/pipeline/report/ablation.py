@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 
 from ppt.diagnosis import MEANING, OUTCOMES
 from ppt.pipeline.ablation import ALL, Ablation, Line
+from ppt.pipeline.report.templates import template
 from ppt.table3 import METRICS
 
 COLOURS = {
@@ -125,21 +125,15 @@ def _name(line: Line) -> str:
 
 
 def _page(ablation: Ablation, plot: bytes) -> str:
-    environment = Environment(
-        loader=PackageLoader("ppt.pipeline.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    kinds = list(dict.fromkeys(kind for *_, kind in _kinds(ablation)))
-    return environment.get_template("ablation.html.jinja").render(
+    measured = [m for line in ablation.lines for m in line.by_seed.values()]
+    kinds = {kind for m in measured for kind in m.outcomes} - {ALL}
+    return template("ablation.html.jinja").render(
         ablation=ablation,
         cost=cost_of(ablation),
         metrics=METRICS,
         cell=_cell,
         plot=base64.b64encode(plot).decode(),
-        kinds=[ALL, *sorted(kind for kind in kinds if kind != ALL)],
+        kinds=[ALL, *sorted(kinds)],
         shares=_shares,
         found=_found,
         outcomes=OUTCOMES,
@@ -147,13 +141,6 @@ def _page(ablation: Ablation, plot: bytes) -> str:
         colours=COLOURS,
         qualities=list(_qualities(ablation)),
     )
-
-
-def _kinds(ablation: Ablation) -> Iterator[tuple[Line, str]]:
-    for line in ablation.lines:
-        for measured in line.by_seed.values():
-            for kind in measured.outcomes:
-                yield line, kind
 
 
 def _shares(line: Line, kind: str = ALL) -> dict[str, float]:
