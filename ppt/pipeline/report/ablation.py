@@ -110,7 +110,7 @@ def _plot(ablation: Ablation) -> bytes:
     axes.set_yticks(list(places), [_name(line) for line in lines], fontsize=9)
     axes.set_xlim(0, max(means) * 1.12)
     axes.set_xlabel("mIoU, %")
-    axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
+    figure.legend(loc="outside lower right", ncols=2, fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
@@ -158,10 +158,14 @@ def _qualities(ablation: Ablation) -> Iterator[dict[str, Any]]:
     """A table row for each line, round and source: means over the seeds."""
     for line in ablation.lines:
         by_seed = [measured.labels for measured in line.by_seed.values()]
-        for round in dict.fromkeys(name for labels in by_seed for name in labels):
+        rounds = list(dict.fromkeys(name for labels in by_seed for name in labels))
+        for round in rounds:
             found = [labels[round] for labels in by_seed if round in labels]
             for same in zip(*found, strict=True):
-                if not any(quality.num for quality in same):
+                again = (
+                    round != rounds[0] and same[0].source == "h_sem"
+                )  # Select leaves it as it is
+                if again or not any(quality.num for quality in same):
                     continue
                 yield {
                     "row": line.name,
