@@ -8,6 +8,8 @@ ppt ablate curricula/ablations --base curricula/paper/refcoco.yaml
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +21,7 @@ from ppt.config import ConfigError
 from ppt.pipeline.ablation import load_rows, run_ablation
 from ppt.pipeline.folder import RunFolder
 from ppt.pipeline.report.ablation import table_of, write_ablation
-from ppt.pipeline.tracking import log_ablation
+from ppt.pipeline.tracking import log_ablation, tracking_uri
 from ppt.store import Store
 
 
@@ -38,18 +40,28 @@ def main(
     curricula = load_rows(rows, overrides or [], base, _numbers(seeds))
     store = Store(next(iter(curricula.values()))[0].store)
     folder = RunFolder(store, rows.resolve().name)
-    uri = f"sqlite:///{Path(folder.path).resolve()}/mlflow.db"
+    uri = tracking_uri(folder.path)
     with folder:
         Path(folder.path).mkdir(parents=True, exist_ok=True)
-        # One tracking store for all rows, for their runs are there to be compared.
-        uri = os.environ.setdefault("MLFLOW_TRACKING_URI", uri)
-        ablation = run_ablation(folder.name, curricula)
-        files = write_ablation(ablation, Path(folder.path))
-        log_ablation(uri, ablation, files)
+        with _tracked_at(uri):
+            ablation = run_ablation(folder.name, curricula)
+            log_ablation(uri, ablation, write_ablation(ablation, Path(folder.path)))
     Console().print(table_of(ablation))
     say(f"report:  {folder.path}/report.html")
     say(f"table:   {folder.path}/table.csv")
     say(f"MLflow:  {mlflow_ui(uri)}")
+
+
+@contextmanager
+def _tracked_at(uri: str) -> Iterator[None]:
+    """One tracking server for all rows, whose runs are there to be compared."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
 
 
 def _numbers(text: str) -> list[int]:

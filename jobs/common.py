@@ -18,6 +18,7 @@ from ppt.config import ConfigError, Curriculum, load_curriculum
 from ppt.pipeline.progress import console
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.summary import print_summary, summarise
+from ppt.pipeline.tracking import tracking_uri
 
 CurriculumPath = Annotated[
     Path, typer.Argument(metavar="CURRICULUM", help="A YAML file, e.g. curricula/quickstart.yaml.")
@@ -61,11 +62,10 @@ def finish(record: RunRecord) -> None:
 
 def say_places(record: RunRecord) -> None:
     """Where a run's page, summary, results and MLflow runs are."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{record.folder}/mlflow.db"
     say(f"report:  {record.home}/report.html")
     say(f"summary: {record.home}/summary.json")
     say(f"results: {record.home}/results")
-    say(f"MLflow:  {mlflow_ui(uri)}")
+    say(f"MLflow:  {mlflow_ui(tracking_uri(record.folder))}")
 
 
 def mlflow_ui(uri: str) -> str:

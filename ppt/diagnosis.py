@@ -13,7 +13,7 @@ MEANING: dict[Outcome, str] = {
     "found": "IoU with the target of at least 0.5",
     "part": "mostly on the target, most of which it leaves out",
     "too much": "covers most of the target, and as much besides",
-    "wrong object": "neither: less than half of it is on the target, which it leaves out",
+    "wrong object": "less than half of it is on the target, and less than half of the target in it",
     "nothing": "an empty mask",
 }
 

@@ -41,6 +41,10 @@ STEPS: tuple[Step, ...] = ("prepare", "encode", "label", "train")
 Split = Literal["validation", "evaluation"]
 """The splits that have a ground truth."""
 
+TRAINING_DATA = ("referring", "object_centric")
+SPLITS = ("validation", "evaluation")
+DATA = (*TRAINING_DATA, *SPLITS)
+
 BASELINES = ("clip_sam_published", "clip_sam_best")
 
 PUBLISHED_RECIPE = PointRecipe(method="surgery", threshold=0.8)
@@ -132,10 +136,10 @@ def evaluate_curriculum(
 
 def check_inputs(curriculum: Curriculum) -> None:
     """Open every data set and both encoders before Ray starts; ConfigError says what is wrong."""
-    for name in ("referring", "object_centric", "validation", "evaluation"):
+    for name in DATA:
         try:
             source = ingest.open_source(getattr(curriculum.data, name))
-            if name in ("validation", "evaluation"):
+            if name in SPLITS:
                 _ = source.ground_truth_fingerprint  # says so if there can be no truth
         except (ValueError, OSError) as error:
             raise ConfigError(f"data.{name}: {error}") from error
@@ -199,41 +203,40 @@ class _Run:
     def _timed(self, step: str) -> Iterator[None]:
         started = time.monotonic()
         yield
-        self.record.seconds[step] = round(time.monotonic() - started, 1)
+        seconds = self.record.seconds.get(step, 0.0) + time.monotonic() - started
+        self.record.seconds[step] = round(seconds, 1)
 
     # ------------------------------------------------------------ steps 1 to 4
 
     def training_inputs(self) -> None:
-        """All four. Where nothing may be trained they must be there already: with an override
-        forgotten they would be made anew, for hours, only for the stages to be missing then."""
+        """All four. Where nothing may be trained, what stages train on must be there already: with
+        an override forgotten it would be made anew, for hours, only for them to be missing then."""
         self.pool.only_there = not self.allow_training
-        self.prepare()
-        self.encode()
+        self.prepare(TRAINING_DATA)
+        self.encode(TRAINING_DATA)
         self.label()
         self.synthesise()
         self.pool.only_there = False
+        self.prepare(SPLITS)
+        self.encode(SPLITS)
 
-    def prepare(self) -> None:
-        """Samples of the four data sets, and the ground truth of those that have expressions."""
+    def prepare(self, names: Sequence[str] = DATA) -> None:
+        """Samples of the data sets, and the ground truth of the held-out splits."""
         c = self.curriculum
         with self._timed("prepare"):
-            for name in ("referring", "object_centric", "validation", "evaluation"):
+            for name in names:
                 data = getattr(c.data, name)
                 self.nodes[f"samples.{name}"] = ingest.prepare_samples(
                     self.store, self.pool, data, name=name, num_buckets=c.num_buckets, seed=c.seed
                 )
-            for name in ("validation", "evaluation"):
-                self.nodes[f"ground_truth.{name}"] = ingest.prepare_ground_truth(
-                    self.store,
-                    self.pool,
-                    getattr(c.data, name),
-                    name=name,
-                    num_buckets=c.num_buckets,
-                )
+                if name in SPLITS:
+                    self.nodes[f"ground_truth.{name}"] = ingest.prepare_ground_truth(
+                        self.store, self.pool, data, name=name, num_buckets=c.num_buckets
+                    )
 
-    def encode(self) -> None:
+    def encode(self, names: Sequence[str] = DATA) -> None:
         with self._timed("encode"):
-            for name in ("referring", "object_centric", "validation", "evaluation"):
+            for name in names:
                 self._encode(name)
 
     def _encode(self, name: str) -> None:

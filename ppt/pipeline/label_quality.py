@@ -34,10 +34,10 @@ class _MeasureBucket:
     ground_truth: Node
 
     def __call__(self, bucket: int) -> BucketOutput:
-        truths = {row["expression_id"]: row for row in self.ground_truth.read(bucket).to_pylist()}
+        truths = {_key(row): row for row in self.ground_truth.read(bucket).to_pylist()}
         rows, rejected = [], []
         for label in self.labels.read(bucket).to_pylist():
-            truth = truths.get(label["expression_id"])
+            truth = truths.get(_key(label))
             if truth is None:
                 rejected.append(_without_truth(label))
                 continue
@@ -61,6 +61,10 @@ class _MeasureBucket:
             },
             {"expressions": Count(len(rows) + len(rejected), len(rows), len(rejected))},
         )
+
+
+def _key(row: dict) -> tuple[str, str]:
+    return row["picture"], row["expression_id"]
 
 
 def _without_truth(label: dict) -> dict[str, Any]:

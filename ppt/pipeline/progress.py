@@ -26,7 +26,7 @@ console = Console(stderr=True)
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(_rate(speed) if speed else "", style="progress.data.speed")
+        return Text(_per_second(speed) if speed else "", style="progress.data.speed")
 
 
 @contextmanager
@@ -54,10 +54,10 @@ def progress_bar(title: str, total: int | None, unit: str = "") -> Iterator[Call
 
         yield advance
     seconds = time.monotonic() - started
-    rate = f", {_rate(done / seconds)}" if seconds > 0 and done else ""
+    rate = f", {_per_second(done / seconds)}" if seconds > 0 and done else ""
     what = f"{done:,} {unit}".rstrip()
     console.print(f"[green]✓[/] {title}: {what} in {seconds:.1f} s{rate}", highlight=False)
 
 
-def _rate(speed: float) -> str:
+def _per_second(speed: float) -> str:
     return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s"

@@ -66,7 +66,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
             for s in record.stages
         ],
         "chosen": _chosen(record),
-        "warnings": list(warnings(record.curriculum)),
+        "warnings": list(warnings_of(record.curriculum)),
         "counts": counts(record),
         **_encoded(record),
         "quarantine": quarantine[:MAX_QUARANTINE_ROWS],
@@ -90,7 +90,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "ppt": ppt.__version__, **libraries}
 
 
-def warnings(curriculum: Curriculum) -> Iterator[str]:
+def warnings_of(curriculum: Curriculum) -> Iterator[str]:
     """What makes the figures of a run worth nothing, though every step ran."""
     embedded = {"toybox_scenes", "toybox_objects"}
     formats = {getattr(curriculum.data, name).format for name in type(curriculum.data).model_fields}

@@ -400,7 +400,7 @@ def _trial(
 
 def _finish(record: SweepRecord, state: Mapping[str, Any]) -> None:
     """The sweep's files, in its folder and in MLflow; the figures in MLflow."""
-    client = quiet_client(tracking_uri(Path(record.folder).resolve()))
+    client = quiet_client(tracking_uri(record.folder))
     for path in write_sweep(record, state):
         client.log_artifact(state["parent"], str(path))
     figures = {name: getattr(record, name) for name in ("trained", "distinct", "without_sharing")}

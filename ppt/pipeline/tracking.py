@@ -232,14 +232,15 @@ def log_ablation(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
     client.set_terminated(run_id, "FINISHED")
 
 
+def tracking_uri(folder: str | Path) -> str:
+    """The tracking server that the environment names, else an SQLite file in `folder`."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return uri or f"sqlite:///{Path(folder).resolve()}/mlflow.db"
+
+
 def _stage_of(curriculum: Curriculum, name: str) -> Stage:
     """The stage of a training run: a round is called <stage>.<round>."""
     return curriculum.stages.get(name) or curriculum.stages[name.rpartition(".")[0]]
-
-
-def tracking_uri(folder: Path) -> str:
-    """The tracking server of the environment, else an SQLite file in a run's folder (absolute)."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db"
 
 
 def experiment(client: MlflowClient, uri: str) -> str:

@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from ppt.config import load_row
 from ppt.pipeline.curriculum import run_curriculum
+from ppt.pipeline.record import RunRecord
 
 ROWS = ROOT / "curricula" / "ablations"
 
 
-@pytest.mark.usefixtures("cluster")
-def test_rows_share_their_beginnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_share_their_beginnings(
+    finished: RunRecord, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     rows = tmp_path / "rows"
     rows.mkdir()
@@ -27,25 +29,26 @@ def test_rows_share_their_beginnings(tmp_path: Path, monkeypatch: pytest.MonkeyP
         text = (ROWS / f"row{number}.yaml").read_text()
         base = f"base: {ROOT / 'curricula' / 'quickstart.yaml'}"
         (rows / f"row{number}.yaml").write_text(text.replace("base: ../quickstart.yaml", base))
-    command = ["ablate", str(rows), f"store={tmp_path / 'runs'}", *SMALL[1:]]
-    result = CliRunner().invoke(app, [*command, "stages.ris_object_centric.num_epochs=1"])
+    checkpoints = store / "store" / "checkpoints"
+    before = set(checkpoints.iterdir())
+    overrides = [f"store={store}", *SMALL[1:], "stages.ris_joint.num_epochs=2"]
+    result = CliRunner().invoke(app, ["ablate", str(rows), *overrides])
     assert result.exit_code == 0, result.output
-    # Row 3 is 2 epochs, row 4 those and 1 + 1 more.
-    assert "4 stage-epochs trained, 6 without sharing" in result.output
+    # Row 3 is 2 epochs, row 4 those and 2 + 2 more; all but its last stage are the finished run's.
+    assert "6 stage-epochs trained, 8 without sharing" in result.output
+    assert len(set(checkpoints.iterdir()) - before) == 1
 
-    folder = tmp_path / "runs" / "rows"
+    folder = store / "rows"
     lines = list(csv.DictReader((folder / "table.csv").open()))
     assert [line["row"] for line in lines] == ["row1", "row1, best recipe", "row3", "row4"]
     for line in lines:
         outcomes = ("found", "part", "too much", "wrong object", "nothing")
         assert sum(int(line[what]) for what in outcomes) == 24
         assert float(line["P@0.5"]) == pytest.approx(100 * int(line["found"]) / 24, abs=0.01)
-    summaries = [
-        json.loads((tmp_path / "runs" / f"row{n}.seed0" / "summary.json").read_text())
-        for n in (3, 4)
-    ]
+    summaries = [json.loads((store / f"row{n}.seed0" / "summary.json").read_text()) for n in (3, 4)]
     shared = "checkpoints.semantic_alignment"
-    assert summaries[0]["digests"][shared] == summaries[1]["digests"][shared]
+    ours = finished.nodes[shared].digest
+    assert summaries[0]["digests"][shared] == summaries[1]["digests"][shared] == ours
     assert float(lines[2]["mIoU"]) == pytest.approx(summaries[0]["stages"][-1]["mIoU"], abs=0.001)
 
     page = (folder / "report.html").read_text()
@@ -53,13 +56,13 @@ def test_rows_share_their_beginnings(tmp_path: Path, monkeypatch: pytest.MonkeyP
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("ppt")
     runs = client.search_runs([experiment.experiment_id], "tags.`ppt.kind` = 'ablation'")
-    assert runs[0].data.metrics["stage_epochs"] == 4
+    assert runs[0].data.metrics["stage_epochs"] == 6
     assert runs[0].data.metrics["row4/mIoU"] == pytest.approx(float(lines[3]["mIoU"]), abs=0.001)
     kinds = client.search_runs([experiment.experiment_id], "tags.`ppt.kind` = 'curriculum'")
     assert len(kinds) == 3
 
     # Row 2 has no Select: the first candidate is the referent from the start.
-    row2 = load_row(ROWS / "row2.yaml", [*SMALL, f"store={tmp_path / 'runs'}"])
+    row2 = load_row(ROWS / "row2.yaml", [*SMALL, f"store={store}"])
     labels = run_curriculum(row2, until="label").nodes["labels.h"].read_all().to_pylist()
     assert {row["source"] for row in labels} == {"h_sem", "h_ref"}
     for row in labels:

@@ -21,7 +21,7 @@ from ppt.pipeline.summary import (
     print_summary,
     step_of,
     summarise,
-    warnings,
+    warnings_of,
     write_summary,
 )
 from ppt.protocols import LAVT
@@ -188,14 +188,14 @@ def test_evaluation_on_the_terminal(record: RunRecord) -> None:
 
 
 def test_figures_that_mean_nothing_say_so(record: RunRecord, tmp_path: Path) -> None:
-    assert not list(warnings(load_curriculum(CURRICULA / "quickstart.yaml")))
+    assert not list(warnings_of(load_curriculum(CURRICULA / "quickstart.yaml")))
     roots = [f"data.{name}.root={tmp_path}" for name in ("referring", "validation", "evaluation")]
     roots.append(f"data.object_centric.root={tmp_path}")
     photos = load_curriculum(CURRICULA / "photos.yaml", roots)
-    (embedded,) = warnings(photos)
+    (embedded,) = warnings_of(photos)
     assert "model.clip and model.sam: the embedded world's" in embedded
     random = ["model.clip.name=ViT-B-16", "model.clip.weights=random", "model.sam.name=vit_b"]
-    (untrained,) = warnings(
+    (untrained,) = warnings_of(
         load_curriculum(
             CURRICULA / "photos.yaml", [*roots, *random, "model.sam.weights=sam_vit_b.pth"]
         )

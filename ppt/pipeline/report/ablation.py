@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 
 from ppt.diagnosis import MEANING, OUTCOMES
 from ppt.pipeline.ablation import ALL, Ablation, Line
+from ppt.pipeline.report.templates import template
 from ppt.table3 import METRICS
 
 COLOURS = {
@@ -110,7 +110,7 @@ def _plot(ablation: Ablation) -> bytes:
     axes.set_yticks(list(places), [_name(line) for line in lines], fontsize=9)
     axes.set_xlim(0, max(means) * 1.12)
     axes.set_xlabel("mIoU, %")
-    axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
+    figure.legend(loc="outside lower right", ncols=2, fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
@@ -125,21 +125,15 @@ def _name(line: Line) -> str:
 
 
 def _page(ablation: Ablation, plot: bytes) -> str:
-    environment = Environment(
-        loader=PackageLoader("ppt.pipeline.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    kinds = list(dict.fromkeys(kind for *_, kind in _kinds(ablation)))
-    return environment.get_template("ablation.html.jinja").render(
+    measured = [m for line in ablation.lines for m in line.by_seed.values()]
+    kinds = {kind for m in measured for kind in m.outcomes} - {ALL}
+    return template("ablation.html.jinja").render(
         ablation=ablation,
         cost=cost_of(ablation),
         metrics=METRICS,
         cell=_cell,
         plot=base64.b64encode(plot).decode(),
-        kinds=[ALL, *sorted(kind for kind in kinds if kind != ALL)],
+        kinds=[ALL, *sorted(kinds)],
         shares=_shares,
         found=_found,
         outcomes=OUTCOMES,
@@ -147,13 +141,6 @@ def _page(ablation: Ablation, plot: bytes) -> str:
         colours=COLOURS,
         qualities=list(_qualities(ablation)),
     )
-
-
-def _kinds(ablation: Ablation) -> Iterator[tuple[Line, str]]:
-    for line in ablation.lines:
-        for measured in line.by_seed.values():
-            for kind in measured.outcomes:
-                yield line, kind
 
 
 def _shares(line: Line, kind: str = ALL) -> dict[str, float]:
@@ -171,10 +158,14 @@ def _qualities(ablation: Ablation) -> Iterator[dict[str, Any]]:
     """A table row for each line, round and source: means over the seeds."""
     for line in ablation.lines:
         by_seed = [measured.labels for measured in line.by_seed.values()]
-        for round in dict.fromkeys(name for labels in by_seed for name in labels):
+        rounds = list(dict.fromkeys(name for labels in by_seed for name in labels))
+        for round in rounds:
             found = [labels[round] for labels in by_seed if round in labels]
             for same in zip(*found, strict=True):
-                if not any(quality.num for quality in same):
+                again = (
+                    round != rounds[0] and same[0].source == "h_sem"
+                )  # Select leaves it as it is
+                if again or not any(quality.num for quality in same):
                     continue
                 yield {
                     "row": line.name,

@@ -6,32 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ppt.drawing import PREDICTION, TRUTH
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.report.curriculum_picture import curriculum_picture
 from ppt.pipeline.report.curves import loss_curves
 from ppt.pipeline.report.gallery import change_gallery, outcome_gallery
-from ppt.pipeline.report.names import title_of
 from ppt.pipeline.report.sentences import CHANGE, FOUND, UNKNOWN, Comparison, changes, compare
 from ppt.pipeline.report.sources import CONTEXT, REFERENT, select_rounds, training_sources
+from ppt.pipeline.report.templates import template
 from ppt.pipeline.summary import best_baseline, summarise
 
 
 def write_report(record: RunRecord, path: str | Path) -> Path:
     """Write the run's report: one HTML file, pictures inside, nothing fetched. Returns its path."""
-    environment = Environment(
-        loader=PackageLoader("ppt.pipeline.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["title_of"] = title_of
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    page = environment.get_template("page.html.jinja").render(_context(record))
+    page = template("page.html.jinja").render(_context(record))
     path.write_text(page, encoding="utf-8")
     return path
 
