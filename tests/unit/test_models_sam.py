@@ -125,11 +125,19 @@ def test_equals_sam_predictor_prompt_by_prompt(decoder, pictures, multimask_outp
 
 
 def test_equals_sam_predictor_at_full_size():
+    """ViT-B from the picture to the mask; its positions, zero when new, are made to matter."""
     decoder = build_sam_decoder(SamConfig(name="vit_b", weights="random"))
-    embeddings = torch.randn(2, 256, 64, 64, generator=torch.Generator().manual_seed(0))
-    sizes = torch.tensor([[480, 640], [120, 90]])
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        assert_equals_predictor(decoder, embeddings, sizes, [1, 0], True)
+        for name, values in decoder.sam.image_encoder.named_parameters():
+            if "pos" in name:  # pos_embed and each block's rel_pos_h, rel_pos_w
+                values.normal_(std=0.1, generator=generator)
+        picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+        embeddings, sizes = encode(decoder, [picture])
+        predictor = SamPredictor(decoder.sam)
+        predictor.set_image(picture)
+        torch.testing.assert_close(embeddings, predictor.features, atol=1e-4, rtol=1e-3)
+        assert_equals_predictor(decoder, embeddings, sizes, [0, 0], True)
 
 
 def test_a_padded_point_means_no_point(decoder, pictures):
