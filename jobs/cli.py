@@ -15,6 +15,7 @@ from jobs import (
     report,
     select,
     submit,
+    sweep,
     train,
 )
 
@@ -33,7 +34,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for job in (prepare, encode, label, train, select, evaluate, report, ablate, predict, doctor):
+for job in (
+    prepare,
+    encode,
+    label,
+    train,
+    sweep,
+    select,
+    evaluate,
+    report,
+    ablate,
+    predict,
+    doctor,
+):
     app.command(name=job.__name__.rsplit(".", 1)[-1])(job.main)
 app.command(name="submit", context_settings=submit.SETTINGS)(submit.main)
 

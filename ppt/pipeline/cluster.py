@@ -14,14 +14,17 @@ from ppt.config import ConfigError, Resources
 
 
 @contextmanager
-def connected(resources: Resources) -> Iterator[None]:
-    """Connect, check that the run fits, disconnect. Ray's own chatter stays in its log files."""
+def connected(resources: Resources, *, dashboard: bool = False) -> Iterator[None]:
+    """Connect, check that the run fits, disconnect. Ray's own chatter stays in its log files.
+
+    `dashboard`: a cluster of this machine's own gets one.
+    """
     # Train asks its workers so often whether they are done: a stage ends the sooner for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     already = ray.is_initialized()
     if not already:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     try:
         check_fits(resources)
         yield
@@ -45,12 +48,28 @@ def check_fits(resources: Resources) -> None:
                 )
 
 
-def fits_beside_training(resources: Resources) -> bool:
-    """Whether the actors of the passes may stay while a stage trains."""
+def fits_beside_training(resources: Resources, runs: int = 1) -> bool:
+    """Whether the actors of the passes may stay while a stage trains, in so many runs at once."""
     there, train = ray.cluster_resources(), train_request(resources)
     return all(
-        amount + train.get(kind, 0) <= there.get(kind, 0) + 1e-6
+        runs * (amount + train.get(kind, 0)) <= there.get(kind, 0) + 1e-6
         for kind, amount in pass_request(resources).items()
+    )
+
+
+def runs_at_once(resources: Resources) -> int:
+    """How many runs have a place beside each other, each passing or training at a time.
+
+    No more may run: each of them could hold a part of what every other one waits for.
+    """
+    there, passes, train = (
+        ray.cluster_resources(),
+        pass_request(resources),
+        train_request(resources),
+    )
+    asked = {kind: max(amount, train.get(kind, 0)) for kind, amount in passes.items()}
+    return min(
+        int((there.get(kind, 0) + 1e-6) // amount) for kind, amount in asked.items() if amount > 0
     )
 
 

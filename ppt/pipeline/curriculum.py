@@ -6,6 +6,7 @@ names what it makes by digest and skips what is there, so running again goes on 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +26,7 @@ from ppt.pipeline.monitor import EpochMetrics
 from ppt.pipeline.passes import Pool
 from ppt.pipeline.record import RunRecord, StageRecord
 from ppt.pipeline.report import write_report
+from ppt.pipeline.sibling import Sibling
 from ppt.pipeline.summary import summarise, write_summary
 from ppt.pipeline.synthesise import synthesise_d_ref
 from ppt.pipeline.tracking import Tracker
@@ -60,19 +62,25 @@ RECIPES = (
 
 
 def run_curriculum(
-    curriculum: Curriculum, until: Step = "train", *, train: bool = True
+    curriculum: Curriculum,
+    until: Step = "train",
+    *,
+    train: bool = True,
+    sibling: Sibling | None = None,
 ) -> RunRecord:
     """Run the steps of a curriculum up to `until`; what is already there is not done again.
 
     With `train=False` a stage that is not trained yet is a ConfigError instead of hours of work.
+    `sibling`: the run is one of several, and what it has to know of them.
     """
     check_inputs(curriculum)
     with connected(curriculum.resources):
-        run = _Run(curriculum, allow_training=train)
+        run = _Run(curriculum, allow_training=train, sibling=sibling)
         try:
             if until == "train":
                 run.training_inputs()
-                with run.folder, Tracker(run.record) as tracker:
+                parent = sibling.parent if sibling else None
+                with run.folder, Tracker(run.record, parent) as tracker:
                     run.baselines()
                     run.stages(tracker)
                     run.choose()
@@ -175,6 +183,7 @@ class _Trained:
 class _Run:
     curriculum: Curriculum
     allow_training: bool
+    sibling: Sibling | None = None
     store: Store = field(init=False)
     pool: Pool = field(init=False)
     folder: RunFolder = field(init=False)
@@ -313,9 +322,25 @@ class _Run:
 
     def stages(self, tracker: Tracker) -> None:
         """Train, or find trained, and measure every stage."""
-        for trained in self._trained(tracker.stage):
-            tracker.finish_stage(self._evaluate(trained))
+        for trained in self._trained(lambda step: self._heard(step, tracker)):
+            stage = self._evaluate(trained)
+            tracker.finish_stage(stage)
             self.folder.publish()
+            if self.sibling:
+                self.sibling.listener.stage(stage, self._score(stage))
+
+    @contextmanager
+    def _heard(self, step: str, tracker: Tracker) -> Iterator[Callable[[EpochMetrics], None]]:
+        """The tracker's logger of epochs; the listener, if there is one, hears of them too."""
+
+        def on_epoch(losses: EpochMetrics) -> None:
+            log(losses)
+            if self.sibling:
+                node = self.nodes[f"checkpoints.{step}"]
+                self.sibling.listener.epoch(step, node, int(losses["epoch"]))
+
+        with tracker.stage(step) as log:
+            yield on_epoch
 
     def measure(self, steps: Sequence[str]) -> None:
         """Measure those training runs; those after the last of them need not be there."""
@@ -379,14 +404,19 @@ class _Run:
         scores: dict[str, float] = {}
         if by != "last":
             with self._timed("choose"):
-                if by == "pseudo_iou":
-                    self._label("validation", "validation", self.curriculum.labels.referring)
-                for stage in self.record.stages:
-                    results = self._validate(stage, by)
-                    self.nodes[f"results.validation.{stage.name}"] = results
-                    scores[stage.name] = metrics_of(results)["mIoU"]
+                scores = {stage.name: self._score(stage) for stage in self.record.stages}
         names = [stage.name for stage in self.record.stages]
         self.record.chosen = model_selection.choose_stage(by, names, scores)
+
+    def _score(self, stage: StageRecord) -> float:
+        """What `model_selection` chooses by, in percent; nan for `last`."""
+        by = self.curriculum.model_selection
+        if by == "last":
+            return math.nan
+        if by == "pseudo_iou" and "labels.validation" not in self.nodes:
+            self._label("validation", "validation", self.curriculum.labels.referring)
+        results = self.nodes[f"results.validation.{stage.name}"] = self._validate(stage, by)
+        return metrics_of(results)["mIoU"]
 
     def _validate(self, stage: StageRecord, by: ModelSelection) -> Node:
         """A stage on the validation split, against its truth or against its pseudo labels."""
@@ -451,7 +481,8 @@ class _Run:
                 raise ConfigError(
                     f"stage {run.name!r} is not trained yet: run `ppt train` with this curriculum"
                 )
-            if not fits_beside_training(self.curriculum.resources):
+            runs = self.sibling.runs if self.sibling else 1
+            if not fits_beside_training(self.curriculum.resources, runs):
                 self.pool.close()
         return train_stage(run, node, title=f"train {run.name}", on_epoch=on_epoch)
 

@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from ppt.config import ConfigError, Resources
+from ppt.pipeline.claims import claim
 from ppt.pipeline.progress import progress_bar
 from ppt.store import BucketOutput, Node
 
@@ -49,29 +50,37 @@ class Pool:
     def _start(self) -> Any:
         return (
             ray.remote(_Worker)
-            .options(num_cpus=self.resources.cpus_per_actor, num_gpus=self.resources.gpus_per_actor)
+            .options(
+                num_cpus=self.resources.cpus_per_actor,
+                num_gpus=self.resources.gpus_per_actor,
+                scheduling_strategy="DEFAULT",  # a trial's placement group has no room for them
+            )
             .remote()
         )
 
     def run(self, node: Node, process: Process, *, title: str, total: int | None = None) -> Node:
         """Make the buckets of `node` that are missing, then its manifest. Returns the node.
 
-        `process` must be picklable; `total` is the number of rows that go in, for the bar.
+        `process` must be picklable; `total` is the number of rows that go in, for the bar. Where
+        another run is making the node, this waits and uses it.
         """
-        if node.is_complete():
-            return node
-        if self.only_there:
+        if self.only_there and not node.is_complete():
             raise ConfigError(
                 f"this curriculum is not trained ({title!r} is not done): run `ppt train` with it, "
                 "or give all overrides that it was trained with"
             )
+        with claim(node) as ours:
+            if ours:
+                self._make(node, process, title, total)
+        return node
+
+    def _make(self, node: Node, process: Process, title: str, total: int | None) -> None:
         todo = node.missing_buckets()
         # With only some buckets to do, nobody knows how many rows they hold.
         whole = total if len(todo) == node.num_buckets else None
         with progress_bar(title, whole) as advance:
             self._run_buckets(node, process, todo, advance)
         node.write_manifest()
-        return node
 
     def _run_buckets(
         self, node: Node, process: Process, todo: Sequence[int], advance: Callable[[int], None]

@@ -83,8 +83,10 @@ class Run:
 class Tracker:
     """The runs of one curriculum. Leaving the `with` block ends the parent FINISHED or FAILED."""
 
-    def __init__(self, record: RunRecord) -> None:
+    def __init__(self, record: RunRecord, parent: str | None = None) -> None:
+        """`parent`: the run of a sweep, which this run is a part of."""
         self.record = record
+        self.parent = parent
         self.folder = Path(record.folder).resolve()
         self.uri = tracking_uri(self.folder)
         self._open: dict[str, Run] = {}  # nested runs that wait for their results
@@ -92,9 +94,11 @@ class Tracker:
 
     def __enter__(self) -> Tracker:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.client = _quiet_client(self.uri)
+        self.client = quiet_client(self.uri)
         self.run = Run(self.client, self._resumed() or self._created())
-        self.run.log_params(_flatten(self.record.curriculum.model_dump(mode="json")))
+        if self.parent:
+            self.run.set_tags({"mlflow.parentRunId": self.parent})
+        self.run.log_params(flatten(self.record.curriculum.model_dump(mode="json")))
         return self
 
     def __exit__(
@@ -116,7 +120,7 @@ class Tracker:
         It may be called for epochs of an earlier invocation too. The run ends with `finish_stage`.
         """
         run = self._open[name] = Run(self.client, self._nested(name))
-        run.log_params(_flatten(_stage_of(self.record.curriculum, name).model_dump(mode="json")))
+        run.log_params(flatten(_stage_of(self.record.curriculum, name).model_dump(mode="json")))
 
         def log_epoch(losses: EpochMetrics) -> None:
             means = {loss: value for loss, value in losses.items() if loss != "epoch"}
@@ -205,17 +209,17 @@ class Tracker:
         return self.client.create_run(self._experiment(), run_name=name, tags=tags).info.run_id
 
     def _experiment(self) -> str:
-        return _experiment(self.client, self.uri)
+        return experiment(self.client, self.uri)
 
 
 def log_ablation(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
     """The ablation's own run: each line's mean metrics, the cost, the table, plot and page."""
-    client = _quiet_client(uri)
+    client = quiet_client(uri)
     tags = {"ppt.kind": "ablation", "ppt.ablation": ablation.name}
-    experiment = _experiment(client, uri)
-    found = client.search_runs([experiment], f"tags.`ppt.ablation` = '{ablation.name}'")
+    ours = experiment(client, uri)
+    found = client.search_runs([ours], f"tags.`ppt.ablation` = '{ablation.name}'")
     run_id = (
-        found[0] if found else client.create_run(experiment, run_name=ablation.name, tags=tags)
+        found[0] if found else client.create_run(ours, run_name=ablation.name, tags=tags)
     ).info.run_id
     for line in ablation.lines:
         for metric in METRICS:
@@ -234,22 +238,21 @@ def tracking_uri(folder: str | Path) -> str:
     return uri or f"sqlite:///{Path(folder).resolve()}/mlflow.db"
 
 
-def _experiment(client: MlflowClient, uri: str) -> str:
-    """The experiment's id; an SQLite store has its artifacts beside it."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment:
-        return experiment.experiment_id
-    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
-    location = beside.as_uri() if uri.startswith("sqlite:///") else None
-    return client.create_experiment(EXPERIMENT, artifact_location=location)
-
-
 def _stage_of(curriculum: Curriculum, name: str) -> Stage:
     """The stage of a training run: a round is called <stage>.<round>."""
     return curriculum.stages.get(name) or curriculum.stages[name.rpartition(".")[0]]
 
 
-def _quiet_client(uri: str) -> MlflowClient:
+def experiment(client: MlflowClient, uri: str) -> str:
+    """The id of our experiment; an SQLite store has its artifacts beside it."""
+    if found := client.get_experiment_by_name(EXPERIMENT):
+        return found.experiment_id
+    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+    location = beside.as_uri() if uri.startswith("sqlite:///") else None
+    return client.create_experiment(EXPERIMENT, artifact_location=location)
+
+
+def quiet_client(uri: str) -> MlflowClient:
     """A client that neither talks on the terminal nor calls home."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient  # takes seconds, and reads the line above
@@ -259,11 +262,11 @@ def _quiet_client(uri: str) -> MlflowClient:
     return MlflowClient(uri)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + _name(key)] = value
     return flat

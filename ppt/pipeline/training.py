@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from ppt.engine import train_one_epoch
 from ppt.models.criterion import build_criterion
 from ppt.models.point_generator import PointGenerator
 from ppt.models.point_prompting import PointPrompting
+from ppt.pipeline.claims import claim
 from ppt.pipeline.features import encoder_spec
 from ppt.pipeline.mixture import LabelTable, Plan
 from ppt.pipeline.models import build_point_prompting
@@ -113,6 +115,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             on_step=(lambda *_: monitor.advance.remote()) if monitor else None,
         )
         history.append({"epoch": epoch, **losses})
+        if rank == 0:
+            log_epoch(config["node"], epoch)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
@@ -123,6 +127,22 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             )
         if monitor:
             ray.get(monitor.finish_epoch.remote(history[-1]))
+
+
+def log_epoch(node: Node, epoch: int) -> None:
+    """Leave a file that says this epoch was trained, and when: twice trained, two files."""
+    node.write_json(f"epoch-{epoch:04d}-{uuid.uuid4().hex[:8]}.json", {"finished": time.time()})
+
+
+def epochs_trained(node: Node, since: float = 0.0) -> int:
+    """How many epochs of a checkpoint were trained after `since` (Unix time), by those files."""
+    fs = node.store.fs
+    fs.invalidate_cache(node.folder)
+    if not fs.exists(node.folder):
+        return 0
+    names = [path.rsplit("/", 1)[-1] for path in fs.ls(node.folder, detail=False)]
+    logs = [name for name in names if name.startswith("epoch-")]
+    return sum(node.read_json(name)["finished"] >= since for name in logs)
 
 
 def _restore(run: StageRun, generator, optimizer) -> list[EpochMetrics]:
@@ -175,17 +195,24 @@ def train_stage(
 ) -> Node:
     """Train a stage into the checkpoint `node`, or go on where an interrupted run stood.
 
-    `on_epoch` is called with the losses of each epoch, also of those restored or already done.
+    Where another run trains it, this waits and uses what comes of it. `on_epoch` is called with the
+    losses of each epoch, also of those restored or already done.
     """
-    if node.is_complete():
+    with claim(node) as ours:
+        if ours:
+            _train(run, node, title, on_epoch)
+    if not ours:
         for metrics in node.manifest()["history"]:
             on_epoch(metrics)
-        return node
+    return node
+
+
+def _train(run: StageRun, node: Node, title: str, on_epoch: Callable[[EpochMetrics], None]) -> None:
     storage, started = f"{node.store.path}/ray-train", time.monotonic()
     with watch(title, run.plan().num_steps * run.stage.num_epochs, on_epoch) as monitor:
         result = TorchTrainer(
             train_loop_per_worker,
-            train_loop_config={"run": run, "monitor": monitor},
+            train_loop_config={"run": run, "node": node, "monitor": monitor},
             scaling_config=ScalingConfig(
                 num_workers=run.resources.num_workers,
                 use_gpu=run.resources.gpus_per_worker > 0,
@@ -209,7 +236,6 @@ def train_stage(
     model = run.model.model_dump(mode="json")
     node.write_manifest(history=history, seconds=seconds, model=model)
     node.store.fs.rm(f"{storage}/{node.digest}", recursive=True)
-    return node
 
 
 def _resources_per_worker(resources: Resources) -> dict[str, float]:

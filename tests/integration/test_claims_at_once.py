@@ -1,0 +1,62 @@
+"""Runs that want the same node at the same time: it is made once, also when its maker dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import ray.util
+
+from ppt.pipeline import claims
+from ppt.store import Node, Store
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def quick_leases(cluster: None) -> Iterator[None]:
+    """The cluster's actor of leases, with leases that run out sooner."""
+    ray.kill(claims.leases_actor(), no_restart=True)
+    deadline = time.monotonic() + 30
+    while "ppt-claims" in [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    actor = claims.leases_actor(seconds=6.0)
+    yield
+    ray.kill(actor, no_restart=True)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def make(node: Node, folder: Path, *, die: bool = False) -> str:
+    """Make a node as a pass or a stage does; leaves a file for each that began."""
+    with claims.claim(node) as ours:
+        if ours:
+            (folder / f"began-{os.getpid()}").touch()
+            if die:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(2 * claims.ASK_SECONDS)  # others ask meanwhile
+            node.write_manifest()
+    return "made" if ours else "found"
+
+
+def test_whoever_comes_first_makes_it(cluster: None, tmp_path: Path) -> None:
+    node = Store(str(tmp_path)).node("checkpoints", {})
+    done = ray.get([make.remote(node, tmp_path) for _ in range(3)])
+    assert sorted(done) == ["found", "found", "made"]
+    assert len(list(tmp_path.glob("began-*"))) == 1
+
+
+def test_when_the_maker_dies_another_takes_over(quick_leases: None, tmp_path: Path) -> None:
+    node = Store(str(tmp_path)).node("checkpoints", {})
+    dead = make.remote(node, tmp_path, die=True)
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(dead)
+    assert ray.get([make.remote(node, tmp_path) for _ in range(2)], timeout=120).count("made") == 1
+    assert len(list(tmp_path.glob("began-*"))) == 2
+    assert node.is_complete()
