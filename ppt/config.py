@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 SourceName = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
 """The four training sources (paper, Section 3.3)."""
@@ -268,7 +275,8 @@ class Stage(_Config):
 class Resources(_Config):
     """What Ray is asked for. Not part of any digest but `num_workers`, which orders the sums."""
 
-    num_workers: int = Field(1, gt=0)  # Ray Train workers
+    # Ray Train workers; [fewest, most] trains on as many as the cluster has at the time (elastic).
+    num_workers: int | tuple[int, int] = 1
     cpus_per_worker: float = Field(1.0, gt=0)
     gpus_per_worker: float = Field(0.0, ge=0)
     cpus_per_reader: float = Field(1.0, ge=0)  # a Ray Data task that fetches rows for a worker
@@ -276,6 +284,23 @@ class Resources(_Config):
     cpus_per_actor: float = Field(1.0, gt=0)
     gpus_per_actor: float = Field(0.0, ge=0)
     max_failures: int = Field(2, ge=0)  # restarts of a training run after a lost worker
+
+    @field_validator("num_workers", mode="before")
+    @classmethod
+    def _some_workers(cls, value: Any) -> Any:
+        numbers = list(value) if isinstance(value, (list, tuple)) else [value, value]
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+        if not whole or len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
+            raise ValueError(f"must be a number from 1 or [fewest, most], got {value!r}")
+        return value
+
+    @property
+    def fewest_workers(self) -> int:
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
 ModelSelection = Literal["last", "pseudo_iou", "truth"]
@@ -303,7 +328,7 @@ class Curriculum(_Config):
 
     @model_validator(mode="after")
     def _stages_can_run(self) -> Curriculum:
-        batch, workers = self.training.global_batch_size, self.resources.num_workers
+        batch, workers = self.training.global_batch_size, self.resources.most_workers
         if batch < workers:
             raise ValueError(
                 f"training.global_batch_size must be >= resources.num_workers ({workers}), "

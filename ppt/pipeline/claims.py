@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ppt.store import Node
 
@@ -67,14 +68,19 @@ class _LeasesActor(Leases):
 
 
 def leases_actor(seconds: float = LEASE_SECONDS) -> Any:
-    """The cluster's one actor of leases; made by whoever asks first, gone with the cluster."""
+    """The cluster's one actor of leases; made by whoever asks first, gone with the cluster.
+
+    It starts beside the driver of whoever asks, which is likelier than a worker node to stay, and
+    not in its placement group.
+    """
+    here = ray.get_runtime_context().get_node_id()
     options: dict[str, Any] = {
         "name": _NAME,
         "namespace": _NAMESPACE,
         "get_if_exists": True,
         "lifetime": "detached",
         "num_cpus": 0,
-        "scheduling_strategy": "DEFAULT",  # not in the placement group of the one who asks
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True),
         "max_restarts": -1,
         "max_task_retries": -1,
     }

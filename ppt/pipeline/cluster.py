@@ -39,7 +39,10 @@ def check_fits(resources: Resources) -> None:
     Without this check a job that can never be placed waits in silence.
     """
     there = ray.cluster_resources()
-    for asked in (pass_request(resources), train_request(resources)):
+    for asked in (
+        pass_request(resources),
+        train_request(resources, resources.fewest_workers),
+    ):
         for kind, amount in asked.items():
             if amount > there.get(kind, 0) + 1e-6:
                 raise ConfigError(
@@ -50,7 +53,8 @@ def check_fits(resources: Resources) -> None:
 
 def fits_beside_training(resources: Resources, runs: int = 1) -> bool:
     """Whether the actors of the passes may stay while a stage trains, in so many runs at once."""
-    there, train = ray.cluster_resources(), train_request(resources)
+    there = ray.cluster_resources()
+    train = train_request(resources, resources.most_workers)
     return all(
         runs * (amount + train.get(kind, 0)) <= there.get(kind, 0) + 1e-6
         for kind, amount in pass_request(resources).items()
@@ -65,7 +69,7 @@ def runs_at_once(resources: Resources) -> int:
     there, passes, train = (
         ray.cluster_resources(),
         pass_request(resources),
-        train_request(resources),
+        train_request(resources, resources.most_workers),
     )
     asked = {kind: max(amount, train.get(kind, 0)) for kind, amount in passes.items()}
     return min(
@@ -81,9 +85,9 @@ def pass_request(resources: Resources) -> dict[str, float]:
     }
 
 
-def train_request(resources: Resources) -> dict[str, float]:
-    """What a stage takes: its workers and one reader for each."""
+def train_request(resources: Resources, num_workers: int) -> dict[str, float]:
+    """What a stage takes with so many workers: them and one reader for each."""
     return {
-        "CPU": resources.num_workers * (resources.cpus_per_worker + resources.cpus_per_reader),
-        "GPU": resources.num_workers * resources.gpus_per_worker,
+        "CPU": num_workers * (resources.cpus_per_worker + resources.cpus_per_reader),
+        "GPU": num_workers * resources.gpus_per_worker,
     }

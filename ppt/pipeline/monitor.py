@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ppt.pipeline.progress import console, progress_bar
 
@@ -43,7 +44,9 @@ def _line(title: str, metrics: EpochMetrics) -> str:
 @contextmanager
 def watch(title: str, total_steps: int, on_epoch: Callable[[EpochMetrics], None]) -> Iterator[Any]:
     """Yields a `Monitor` and follows it: a bar of steps, and `on_epoch` once for each epoch."""
-    monitor: Any = ray.remote(Monitor).options(num_cpus=0).remote()
+    # Beside the driver: on another node it could be lost while the workers live.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    monitor: Any = ray.remote(Monitor).options(num_cpus=0, scheduling_strategy=here).remote()
     finished = threading.Event()
 
     def follow(advance: Callable[[int], None]) -> None:

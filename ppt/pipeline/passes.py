@@ -7,6 +7,7 @@ an actor that dies is replaced and its bucket goes to another.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from ppt.store import BucketOutput, Node
 Process = Callable[[int], BucketOutput]
 
 MAX_ATTEMPTS = 3
-"""How often a bucket may lose its actor before the pass gives up."""
+"""How often a bucket may lose its actor, and each actor die starting, before a pass gives up."""
 
 
 class PassError(RuntimeError):
@@ -88,30 +89,42 @@ class Pool:
         while len(self.actors) < self.resources.num_actors:
             self.actors.append(self._start())
         reference = ray.put(process)
-        idle, waiting, attempts = list(self.actors), list(todo), dict.fromkeys(todo, 0)
-        running: dict[Any, tuple[Any, int]] = {}
-        while waiting or running:
+        idle, waiting, lost = list[Any](), list(todo), Counter[int | None]()
+        # An actor has work only once it runs: on a cluster that has shrunk it may wait for ever.
+        running: dict[Any, tuple[Any, int | None]] = {
+            actor.__ray_ready__.remote(): (actor, None) for actor in self.actors
+        }
+        while waiting or any(bucket is not None for _, bucket in running.values()):
             while waiting and idle:
                 actor, bucket = idle.pop(), waiting.pop(0)
                 running[actor.run.remote(node, reference, bucket)] = (actor, bucket)
             (done,), _ = ray.wait(list(running), num_returns=1)
-            actor, bucket = running.pop(done)
+            actor, of = running.pop(done)
             try:
-                advance(ray.get(done))
-                idle.append(actor)
+                rows = ray.get(done)
             except RayTaskError as error:
-                raise PassError(f"{node.kind} {node.digest}, bucket {bucket}: {error}") from error
+                raise PassError(f"{node.kind} {node.digest}, bucket {of}: {error}") from error
             except (ActorDiedError, ActorUnavailableError) as error:
-                attempts[bucket] += 1
-                if attempts[bucket] == MAX_ATTEMPTS:
+                lost[of] += 1
+                if of is not None and lost[of] == MAX_ATTEMPTS:
                     raise PassError(
-                        f"{node.kind} {node.digest}: bucket {bucket} lost its actor "
+                        f"{node.kind} {node.digest}: bucket {of} lost its actor "
                         f"{MAX_ATTEMPTS} times: {error}"
+                    ) from error
+                if lost[None] > MAX_ATTEMPTS * self.resources.num_actors:
+                    raise PassError(
+                        f"{node.kind} {node.digest}: the actors die as they start: {error}"
                     ) from error
                 self.actors.remove(actor)
                 self.actors.append(self._start())
-                idle.append(self.actors[-1])
-                waiting.append(bucket)
+                running[self.actors[-1].__ray_ready__.remote()] = (self.actors[-1], None)
+                if of is not None:
+                    waiting.append(of)
+            else:
+                idle.append(actor)
+                if of is not None:
+                    advance(rows)
+                    del lost[None]
 
     def close(self) -> None:
         for actor in self.actors:

@@ -214,7 +214,7 @@ def _train(run: StageRun, node: Node, title: str, on_epoch: Callable[[EpochMetri
             train_loop_per_worker,
             train_loop_config={"run": run, "node": node, "monitor": monitor},
             scaling_config=ScalingConfig(
-                num_workers=run.resources.num_workers,
+                num_workers=cast(Any, run.resources.num_workers),  # its type hides the range
                 use_gpu=run.resources.gpus_per_worker > 0,
                 resources_per_worker=_resources_per_worker(run.resources),
             ),

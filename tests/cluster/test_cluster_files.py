@@ -146,7 +146,7 @@ def test_what_a_rayjob_asks_for_is_there_from_the_start() -> None:
     resources = curriculum.resources
     group = job["rayClusterSpec"]["workerGroupSpecs"][0]
     assert command == "train"
-    assert resources.num_workers * resources.gpus_per_worker <= group["minReplicas"]
+    assert resources.most_workers * resources.gpus_per_worker <= group["minReplicas"]
     assert resources.num_actors * resources.gpus_per_actor <= group["minReplicas"]
 
 

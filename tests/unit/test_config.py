@@ -47,6 +47,15 @@ def test_an_override_changes_one_value(quickstart: Path) -> None:
         ("seed.deep=1", "seed is a value, not a group"),
         ("stages.ris_joint.sources={h_ref: 0}", "sources.h_ref must be > 0, got 0"),
         ("training.global_batch_size=1", "global_batch_size must be >= resources.num_workers"),
+        (
+            "resources.num_workers=[1, 64]",
+            "global_batch_size must be >= .*64",
+        ),
+        (
+            "resources.num_workers=0",
+            "num_workers: must be a number from 1 .* got 0",
+        ),
+        ("resources.num_workers=[3, 2]", r"\[fewest, most\], got \[3, 2\]"),
         ("stages.semantic_alignment.select=true", "semantic_alignment.select must be false"),
         ("model.point_generator.num_heads=3", "num_heads must divide"),
         ("name=a/b", "name: .* got 'a/b'"),

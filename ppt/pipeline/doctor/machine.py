@@ -104,7 +104,7 @@ def check_processors(resources: Resources | None) -> Check:
     found = f"{cpus} CPUs, {told}"
     if resources is None:
         return Check(name, "ok", found)
-    asked = [pass_request(resources), train_request(resources)]
+    asked = [pass_request(resources), train_request(resources, resources.fewest_workers)]
     most = {kind: max(request[kind] for request in asked) for kind in ("CPU", "GPU")}
     found += f"; asked for: {most['CPU']:g} CPU, {most['GPU']:g} GPU"
     if os.environ.get("RAY_ADDRESS"):
