@@ -1,4 +1,4 @@
-"""What is wrong with a mask that misses its target, from pixel counts alone (our choice)."""
+"""What is wrong with a mask that misses its target, and how hard a sentence is (our choices)."""
 
 from __future__ import annotations
 
@@ -28,3 +28,12 @@ def outcome(intersection: int, predicted: int, target: int) -> Outcome:
     if 2 * intersection < min(predicted, target):
         return "wrong object"
     return "part" if predicted < target else "too much"
+
+
+CANDIDATE_GROUPS = ("none", "1", "2", "3 or more")
+"""Of sentences, by how many candidates CLIP and SAM find for them."""
+
+
+def candidate_group(num_candidates: int) -> str:
+    """One of `CANDIDATE_GROUPS`."""
+    return CANDIDATE_GROUPS[min(num_candidates, 3)]

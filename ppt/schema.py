@@ -100,6 +100,19 @@ LABEL_QUALITY = pa.schema(  # pseudo labels against the truth of their training 
     ]
 )
 
+WITHOUT_NEGATIVES = pa.schema(  # results' prompts without their negative points: diagnosis
+    [
+        pa.field("picture", pa.string(), nullable=False),
+        pa.field("expression_id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("kind", pa.string()),
+        pa.field("num_negatives", pa.int32(), nullable=False),  # of the prompt
+        pa.field("iou", pa.float64(), nullable=False),  # with them, as in the results
+        pa.field("iou_without", pa.float64(), nullable=False),  # the same where there are none
+        pa.field("mask_without", pa.binary()),  # RLE at the original size; null: as in the results
+    ]
+)
+
 COCO_RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 """A mask as pycocotools decodes it: size is [height, width]."""
 

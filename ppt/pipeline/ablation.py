@@ -13,16 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ppt.config import ConfigError, Curriculum, load_row
+from ppt.config import ConfigError, Curriculum, Labels, load_row
 from ppt.diagnosis import OUTCOMES, Outcome, outcome
 from ppt.masks import mask_area
+from ppt.metrics import RunningMetrics
 from ppt.pipeline import ingest
+from ppt.pipeline.candidates import count_candidates, metrics_by_candidates
 from ppt.pipeline.cluster import connected
 from ppt.pipeline.curriculum import run_curriculum
 from ppt.pipeline.label_quality import LabelQuality, measure_labels, quality_by_source
+from ppt.pipeline.negative_points import decode_without_negatives
 from ppt.pipeline.passes import Pool
 from ppt.pipeline.progress import console
-from ppt.pipeline.record import Metrics, RunRecord, stage_epochs
+from ppt.pipeline.record import Metrics, RunRecord, StageRecord, stage_epochs
 from ppt.store import Node, Store
 from ppt.table3 import TABLE3, PaperRow
 
@@ -34,9 +37,12 @@ ALL = "all"
 class Measured:
     """One line of the table with one seed: what a row's last stage, or its baseline, reached."""
 
+    record: RunRecord
     metrics: Metrics
     outcomes: dict[str, Counter[Outcome]]  # by kind of expression, and ALL
+    by_candidates: dict[str, RunningMetrics]  # by group of sentences
     labels: dict[str, list[LabelQuality]] = field(default_factory=dict)  # by round of Select
+    without_negatives: Node | None = None  # of what is trained
 
 
 @dataclass
@@ -92,7 +98,8 @@ def load_rows(
 
 def run_ablation(name: str, rows: dict[str, list[Curriculum]]) -> Ablation:
     """Run every row with every seed, then explain where each stands."""
-    resources = next(iter(rows.values()))[0].resources
+    first = next(iter(rows.values()))[0]
+    resources = first.resources
     total = sum(map(len, rows.values()))
     records: list[tuple[str, RunRecord]] = []
     lines: dict[str, Line] = {}
@@ -105,7 +112,8 @@ def run_ablation(name: str, rows: dict[str, list[Curriculum]]) -> Ablation:
         pool = Pool(resources)  # only now: it would take what training needs
         try:
             for row, record in records:
-                for line, measured in _measure(row, record, pool):
+                # Candidates by one recipe: a sentence is in the same group for every row.
+                for line, measured in _measure(row, record, pool, first.labels):
                     lines.setdefault(line.name, line).by_seed[record.curriculum.seed] = measured
                     num_sentences = sum(measured.outcomes[ALL].values())
         finally:
@@ -117,23 +125,54 @@ def run_ablation(name: str, rows: dict[str, list[Curriculum]]) -> Ablation:
     return Ablation(name, seeds, list(lines.values()), shared, unshared, num_sentences)
 
 
-def _measure(row: str, record: RunRecord, pool: Pool) -> list[tuple[Line, Measured]]:
+def _measure(
+    row: str, record: RunRecord, pool: Pool, labels: Labels
+) -> list[tuple[Line, Measured]]:
     """The lines that a run fills: one, or CLIP + SAM's two where nothing is trained."""
     paper = TABLE3.get(row)
     title = paper.title if paper else row
+    counts = count_candidates(record, pool, labels)
     if record.stages:
-        assert record.chosen is not None  # a run with stages has a model
-        stage = next(s for s in record.stages if s.name == record.chosen.stage)
-        measured = Measured(stage.metrics, outcomes(stage.results), label_qualities(record, pool))
+        stage = chosen_stage(record)
+        measured = Measured(
+            record,
+            stage.metrics,
+            outcomes(stage.results),
+            metrics_by_candidates(stage.results, counts),
+            label_qualities(record, pool),
+            _without_negatives(record, stage, pool),
+        )
         return [(Line(row, title, paper), measured)]
     names = {
         "clip_sam_published": Line(row, f"{title}, as published", paper),
         "clip_sam_best": Line(f"{row}, best recipe", f"{title}, best recipe", None),
     }
-    return [
-        (line, Measured(record.baselines[name], outcomes(record.nodes[f"results.{name}"])))
-        for name, line in names.items()
-    ]
+    lines = []
+    for name, line in names.items():
+        results = record.nodes[f"results.{name}"]
+        by_candidates = metrics_by_candidates(results, counts)
+        measured = Measured(record, record.baselines[name], outcomes(results), by_candidates)
+        lines.append((line, measured))
+    return lines
+
+
+def chosen_stage(record: RunRecord) -> StageRecord:
+    """The stage that is the model of a run that trains."""
+    assert record.chosen is not None  # a run with stages has a model
+    return next(stage for stage in record.stages if stage.name == record.chosen.stage)
+
+
+def _without_negatives(record: RunRecord, stage: StageRecord, pool: Pool) -> Node:
+    curriculum, nodes = record.curriculum, record.nodes
+    return decode_without_negatives(
+        Store(curriculum.store),
+        pool,
+        stage.results,
+        nodes["features.evaluation"],
+        nodes["ground_truth.evaluation"],
+        curriculum.model,
+        name=curriculum.name,
+    )
 
 
 def outcomes(results: Node) -> dict[str, Counter[Outcome]]:

@@ -213,7 +213,12 @@ class Tracker:
 
 
 def log_ablation(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
-    """The ablation's own run: each line's mean metrics, the cost, the table, plot and page."""
+    """The ablation's own run: each line's mean metrics, the cost, the table, plot and page.
+
+    The runs of its rows become its children.
+    """
+    from mlflow.entities import Metric
+
     client = quiet_client(uri)
     tags = {"ppt.kind": "ablation", "ppt.ablation": ablation.name}
     ours = experiment(client, uri)
@@ -221,12 +226,17 @@ def log_ablation(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
     run_id = (
         found[0] if found else client.create_run(ours, run_name=ablation.name, tags=tags)
     ).info.run_id
-    for line in ablation.lines:
-        for metric in METRICS:
-            name = _name(f"{line.name}/{metric}")
-            client.log_metric(run_id, name, line.mean(metric))
-    client.log_metric(run_id, "stage_epochs", ablation.stage_epochs)
-    client.log_metric(run_id, "stage_epochs_without_sharing", ablation.stage_epochs_unshared)
+    values: dict[str, float] = {
+        "stage_epochs": ablation.stage_epochs,
+        "stage_epochs_without_sharing": ablation.stage_epochs_unshared,
+        **{f"{line.name}/{m}": line.mean(m) for line in ablation.lines for m in METRICS},
+    }
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, [Metric(_name(k), float(v), now, 0) for k, v in values.items()])
+    measured = [measured for line in ablation.lines for measured in line.by_seed.values()]
+    for folder in {m.record.folder for m in measured}:  # row 1 fills two lines
+        state = json.loads((Path(folder) / STATE_FILE).read_text())
+        client.set_tag(state["run_id"], "mlflow.parentRunId", run_id)
     for path in files:
         client.log_artifact(run_id, str(path))
     client.set_terminated(run_id, "FINISHED")

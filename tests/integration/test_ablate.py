@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, SMALL
 from mlflow import MlflowClient
@@ -17,6 +19,13 @@ from ppt.pipeline.curriculum import run_curriculum
 from ppt.pipeline.record import RunRecord
 
 ROWS = ROOT / "curricula" / "ablations"
+
+
+def made_from(store: Path, kind: str, parent: str) -> set[str]:
+    """The nodes of a kind that have a node, by its digest, among their parents."""
+    paths = (store / "store" / kind).glob("*/manifest.json")
+    manifests = [json.loads(path.read_text()) for path in paths]
+    return {m["digest"] for m in manifests if parent in m["made_from"]["parents"].values()}
 
 
 def test_rows_share_their_beginnings(
@@ -58,8 +67,31 @@ def test_rows_share_their_beginnings(
     runs = client.search_runs([experiment.experiment_id], "tags.`ppt.kind` = 'ablation'")
     assert runs[0].data.metrics["stage_epochs"] == 6
     assert runs[0].data.metrics["row4/mIoU"] == pytest.approx(float(lines[3]["mIoU"]), abs=0.001)
-    kinds = client.search_runs([experiment.experiment_id], "tags.`ppt.kind` = 'curriculum'")
-    assert len(kinds) == 3
+    assert runs[0].data.metrics["stage_epochs_without_sharing"] == 8
+    nested = f"tags.`mlflow.parentRunId` = '{runs[0].info.run_id}'"
+    children = client.search_runs([experiment.experiment_id], nested)
+    names = {child.info.run_name for child in children}
+    assert names == {f"row{n}.seed0" for n in (1, 3, 4)}
+
+    # The diagnosis: candidates of the held-out sentences, prompts without their negative points.
+    assert "By the number of candidates" in page and "What negative points do" in page
+    evaluation = finished.nodes["samples.evaluation"].digest
+    (labels,) = made_from(store, "labels", evaluation)
+    h = summaries[0]["digests"]["labels.h"]
+    assert made_from(store, "checkpoints", h)  # what is trained on is among the parents
+    used = {digest for summary in summaries for digest in summary["digests"].values()}
+    assert labels not in used and not made_from(store, "checkpoints", labels)
+    for summary in summaries:
+        results = summary["digests"][f"results.{summary['stages'][-1]['name']}"]
+        (without,) = made_from(store, "without_negatives", results)
+        files = (store / "store" / "without_negatives" / without).glob("data-*.parquet")
+        rows_of_it = pa.concat_tables(pq.read_table(file) for file in files).to_pylist()
+        mean = sum(row["iou"] for row in rows_of_it) / len(rows_of_it)
+        assert len(rows_of_it) == 24
+        assert 100 * mean == pytest.approx(summary["stages"][-1]["mIoU"])
+        for row in rows_of_it:
+            if not row["num_negatives"]:
+                assert row["iou_without"] == row["iou"]
 
     # Row 2 has no Select: the first candidate is the referent from the start.
     row2 = load_row(ROWS / "row2.yaml", [*SMALL, f"store={store}"])

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_record import build_record
 
 from ppt.config import ConfigError, Curriculum, load_curriculum, load_row
-from ppt.diagnosis import outcome
+from ppt.diagnosis import candidate_group, outcome
 from ppt.masks import encode_rle, mask_area
+from ppt.metrics import RunningMetrics
 from ppt.pipeline.ablation import load_rows
+from ppt.pipeline.candidates import metrics_by_candidates
+from ppt.pipeline.evaluation import metrics_of
 from ppt.pipeline.record import stage_epochs
 from ppt.table3 import TABLE3
 
@@ -108,6 +112,25 @@ def test_found_is_what_precision_counts(both: int, only: int, missed: int) -> No
 def test_run_lengths_tell_their_area(height: int, width: int, seed: int) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < 0.4
     assert mask_area(encode_rle(mask)) == mask.sum()
+
+
+def test_every_sentence_is_in_one_group_of_candidates(tmp_path: Path) -> None:
+    assert [candidate_group(n) for n in range(5)] == ["none", "1", "2", "3 or more", "3 or more"]
+    results = build_record(tmp_path, num_pictures=5).stages[-1].results
+    rows = results.read_all().to_pylist()
+    counts = {(row["picture"], row["expression_id"]): i for i, row in enumerate(rows) if i}
+    found = metrics_by_candidates(results, counts)
+    assert {group: m.num for group, m in found.items()} == {
+        "none": 1,  # what was not labelled
+        "1": 1,
+        "2": 1,
+        "3 or more": len(rows) - 3,
+    }
+    assert found["1"].as_dict()["mIoU"] == pytest.approx(100 * rows[1]["iou"])
+    total = RunningMetrics()
+    for metrics in found.values():
+        total.merge(metrics)
+    assert total.as_dict() == pytest.approx(metrics_of(results))
 
 
 def test_what_is_shared_counts_once() -> None:

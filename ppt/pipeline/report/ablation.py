@@ -6,14 +6,20 @@ import base64
 import csv
 import io
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ppt.diagnosis import MEANING, OUTCOMES
+from ppt.diagnosis import CANDIDATE_GROUPS, MEANING, OUTCOMES
+from ppt.drawing import NEGATIVE, POSITIVE
+from ppt.metrics import RunningMetrics
 from ppt.pipeline.ablation import ALL, Ablation, Line
+from ppt.pipeline.negative_points import NegativeEffect, effect_of
+from ppt.pipeline.report.negatives import NegativesGallery, negatives_gallery
+from ppt.pipeline.report.sentences import CHANGE
 from ppt.pipeline.report.templates import template
 from ppt.table3 import METRICS
 
@@ -127,6 +133,8 @@ def _name(line: Line) -> str:
 def _page(ablation: Ablation, plot: bytes) -> str:
     measured = [m for line in ablation.lines for m in line.by_seed.values()]
     kinds = {kind for m in measured for kind in m.outcomes} - {ALL}
+    galleries = list(_galleries(ablation))
+    groups = {group for m in measured for group in m.by_candidates}
     return template("ablation.html.jinja").render(
         ablation=ablation,
         cost=cost_of(ablation),
@@ -139,7 +147,14 @@ def _page(ablation: Ablation, plot: bytes) -> str:
         outcomes=OUTCOMES,
         meaning=MEANING,
         colours=COLOURS,
+        points={"positive": POSITIVE, "negative": NEGATIVE},
+        candidate_groups=[group for group in CANDIDATE_GROUPS if group in groups],
+        by_candidates=_by_candidates,
         qualities=list(_qualities(ablation)),
+        effects=list(_effects(ablation)),
+        change=CHANGE,
+        galleries=galleries,
+        best=max((line for line, _ in galleries), key=lambda line: line.mean("mIoU"), default=None),
     )
 
 
@@ -152,6 +167,31 @@ def _shares(line: Line, kind: str = ALL) -> dict[str, float]:
 
 def _found(line: Line, kind: str) -> float:
     return _shares(line, kind)["found"]
+
+
+def _by_candidates(line: Line, group: str) -> RunningMetrics:
+    """The metrics of a group's sentences, those of all seeds."""
+    total = RunningMetrics()
+    for measured in line.by_seed.values():
+        total.merge(measured.by_candidates.get(group, RunningMetrics()))
+    return total
+
+
+def _effects(ablation: Ablation) -> Iterator[tuple[Line, NegativeEffect]]:
+    """What negative points do to each trained line: means over the seeds."""
+    for line in ablation.lines:
+        tables = [m.without_negatives for m in line.by_seed.values()]
+        effects = [astuple(effect_of(table)) for table in tables if table is not None]
+        if effects:
+            yield line, NegativeEffect(*(sum(v) / len(v) for v in zip(*effects, strict=True)))
+
+
+def _galleries(ablation: Ablation) -> Iterator[tuple[Line, NegativesGallery]]:
+    """What negative points changed most in each trained line, with its first seed."""
+    for line in ablation.lines:
+        gallery = negatives_gallery(line.by_seed[min(line.by_seed)])
+        if gallery is not None:
+            yield line, gallery
 
 
 def _qualities(ablation: Ablation) -> Iterator[dict[str, Any]]:
