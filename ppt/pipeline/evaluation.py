@@ -1,6 +1,7 @@
 """evaluate: the sentences of a split against their ground truth, as a protocol says.
 
-The only room that reads ground truth. Sums are exact over any number of actors; a sentence whose
+Ground truth is read here and, to explain a finished run, in `label_quality` and `negative_points`;
+nothing that trains reads it. Sums are exact over any number of actors; a sentence whose
 prediction is empty, or whose baseline finds no mask, counts as 0 and stays in the mean.
 """
 
