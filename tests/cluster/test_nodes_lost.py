@@ -43,10 +43,15 @@ resources: # one actor or worker a node
 def nodes() -> Iterator[Cluster]:
     """A head that does no work, and three nodes of one CPU."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(3):
-        cluster.add_node(num_cpus=1)
+    for number in range(3):
+        _add_node(cluster, number)
     yield cluster
     cluster.shutdown()
+
+
+def _add_node(cluster: Cluster, number: int) -> None:
+    """A node with an address of its own, so that the driver takes the head for its node."""
+    cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{number + 2}")
 
 
 def _lose_the_node_of(nodes: Cluster, title: str) -> None:
@@ -100,7 +105,7 @@ def test_a_run_goes_on_when_nodes_are_lost(nodes: Cluster, tmp_path: Path) -> No
             _lose_the_node_of(nodes, title)
             assert after not in log.read_text()
             if "encode" in after:  # one comes back; later the run goes on with two, then with one
-                nodes.add_node(num_cpus=1)
+                _add_node(nodes, 3)
         assert run.wait(timeout=600) == 0, log.read_text()
     finally:
         run.kill()
