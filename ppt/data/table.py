@@ -174,13 +174,18 @@ class TableSource:
         )
         return kept, [rows[r.expression_id].rejected(r.reason) for r in rejected] + faults
 
+    def _names_none(self, key: str) -> bool:
+        """Whether this key stands for a line that names no picture."""
+        (first, *_) = self._rows[key]
+        return first.fault is not None and key == first.expression_id
+
     def _read_image(self, key: str) -> tuple[bytes, tuple[int, int]]:
         image = read_file(self._folder, key)
         return image, check_picture(image).shape[:2]
 
     def read(self, key: str) -> RawPicture:
         (first, *_) = self._rows[key]
-        if first.fault and key == first.expression_id:  # a row that names no picture
+        if self._names_none(key):
             raise UnreadablePicture(first.fault)
         try:
             image, _ = self._read_image(key)
@@ -204,18 +209,46 @@ class TableSource:
                 rejected.append(row.rejected(error))
         return masks, rejected
 
+    def missing_pictures(self) -> list[str]:
+        """The pictures that rows name and that are no file."""
+        return [k for k in self._rows if not self._names_none(k) and self.file_size(k) is None]
+
+    def broken_rows(self, *, truth: bool) -> list[Rejected]:
+        """What `read`, and with `truth` `read_ground_truth`, will reject, as far as it is seen
+        without opening a picture or a mask."""
+        broken: list[Rejected] = []
+        missing = set(self.missing_pictures())
+        for key, rows in self._rows.items():
+            kept, rejected = self._expressions(key)
+            broken += rejected
+            worded = {expression.expression_id for expression in kept}
+            for row in rows:
+                if row.expression_id not in worded:
+                    continue
+                if key in missing:
+                    broken.append(row.rejected(f"picture {key} is missing from {self._folder}"))
+                elif truth and (reason := self._lacks_truth(row)):
+                    broken.append(row.rejected(reason))
+        return broken
+
+    def _lacks_truth(self, row: _Row) -> str | None:
+        try:
+            mask = _truth_of(row)
+        except ValueError as error:
+            return str(error)
+        if isinstance(mask, str) and num_bytes(self._folder / mask) is None:
+            return f"mask {mask} is missing from {self._folder}"
+        return None
+
     def _mask(self, row: _Row, size: tuple[int, int]) -> np.ndarray:
         """bool [height, width] = `size`; `ValueError` says why there is none."""
-        given = [name for name in TRUTH if not _is_empty(getattr(row, name))]
-        if len(given) != 1:
-            raise ValueError("both mask and polygon are given" if given else "no mask, no polygon")
-        if given == ["polygon"]:
-            mask, told = polygons_to_mask(_polygons(row.polygon, size), size), "polygon"
+        given = _truth_of(row)
+        if not isinstance(given, str):
+            _check_extent(given, size)
+            mask, told = polygons_to_mask(given, size), "polygon"
         else:
-            if not isinstance(row.mask, str):
-                raise ValueError(f"mask is no path: {_short(row.mask)}")
-            mask = check_mask(read_file(self._folder, row.mask, "mask"))
-            told = f"mask {row.mask}"
+            mask = check_mask(read_file(self._folder, given, "mask"))
+            told = f"mask {given}"
             if mask.shape != size:
                 raise ValueError(f"{told} is {_wide(mask.shape)}, its picture {_wide(size)}")
         if not mask.any():
@@ -235,7 +268,19 @@ def _wide(size: tuple[int, ...]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _polygons(cell: Any, size: tuple[int, int]) -> list[list[float]]:
+def _truth_of(row: _Row) -> str | list[list[float]]:
+    """The path of its mask, or its polygons; `ValueError` says what is wrong with what is given."""
+    given = [name for name in TRUTH if not _is_empty(getattr(row, name))]
+    if len(given) != 1:
+        raise ValueError("both mask and polygon are given" if given else "no mask, no polygon")
+    if given == ["polygon"]:
+        return _polygons(row.polygon)
+    if not isinstance(row.mask, str):
+        raise ValueError(f"mask is no path: {_short(row.mask)}")
+    return row.mask
+
+
+def _polygons(cell: Any) -> list[list[float]]:
     """One polygon or a list of them, as JSON text or as what JSON gave."""
     if isinstance(cell, str):
         try:
@@ -248,11 +293,15 @@ def _polygons(cell: Any, size: tuple[int, int]) -> list[list[float]]:
             raise ValueError(f"polygon {i} is no list of numbers [x0, y0, x1, y1, ...]")
         if any(type(v) is float and not math.isfinite(v) for v in polygon):
             raise ValueError(f"polygon {i} has a coordinate that is no finite number")
-        # Beyond one picture's length outside it is a mistake, and costs time to fill.
-        low, high = -max(size), 2 * max(size)
+    return polygons
+
+
+def _check_extent(polygons: list[list[float]], size: tuple[int, int]) -> None:
+    """Beyond one picture's length outside it is a mistake, and costs time to fill."""
+    low, high = -max(size), 2 * max(size)
+    for i, polygon in enumerate(polygons):
         if not all(low <= v <= high for v in polygon):
             raise ValueError(f"polygon {i} lies far outside its picture of {_wide(size)} pixels")
-    return polygons
 
 
 # ---------------------------------------------------------------- lines: cells, or what is wrong

@@ -7,8 +7,6 @@ alone reads. They have separate digests: a change in the masks changes nothing t
 from __future__ import annotations
 
 import functools
-import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,7 @@ from rich.markup import escape
 from ppt.config import ConfigError
 from ppt.data import sources
 from ppt.data.pictures import check_picture, flip_picture
-from ppt.data.sources import AnyData, Source, UnreadablePicture
+from ppt.data.sources import AnyData, Source, UnreadablePicture, group_reasons
 from ppt.expressions import object_centric_expression
 from ppt.masks import encode_rle
 from ppt.pipeline.passes import Pool
@@ -175,20 +173,10 @@ def require_some(node: Node, role: str, what: str) -> None:
         return
     if not count["quarantined"]:
         raise ConfigError(f"data.{role}: it holds no {what}: set data.{role} to other data")
-    of_it, example = _commonest_reason(node)
+    rows = node.quarantine().to_pylist()
+    of_it, example = group_reasons((row["reason"], row["num_expressions"]) for row in rows)[0]
     raise ConfigError(
         f"data.{role}: no {what} is left, all {count['quarantined']:,} are quarantined, "
         f"{of_it:,} of them for a reason like this: {example}. Correct the data, or set "
         f"data.{role} to other data (every reason: {node.folder})"
     )
-
-
-def _commonest_reason(node: Node) -> tuple[int, str]:
-    """How many expressions were quarantined for it, whatever names it holds; the first such."""
-    times, examples = Counter[str](), dict[str, str]()
-    for row in node.quarantine().to_pylist():
-        alike = re.sub(r"'[^']*'|\S*[\d./]\S*", "", row["reason"])
-        times[alike] += row["num_expressions"]
-        examples.setdefault(alike, row["reason"])
-    ((alike, number),) = times.most_common(1)
-    return number, examples[alike]
