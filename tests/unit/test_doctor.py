@@ -399,6 +399,13 @@ def test_too_many_cpus() -> None:
     assert "asked for: 8000 CPU" in check.found
 
 
+def test_cpus_are_counted_as_ray_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray._private.utils._get_docker_cpus", lambda: 3.0)  # a container's
+    check = lines(QUICKSTART, "resources.cpus_per_worker=1.4")["CPUs and GPUs"]
+    assert check.found.startswith("3 CPUs") and not check.stops
+    assert lines(QUICKSTART, "resources.cpus_per_worker=1.6")["CPUs and GPUs"].stops
+
+
 def test_other_versions_than_those_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.check_libraries().state in ("ok", "warning")
     tested = dict.fromkeys(machine._LIBRARIES, "0.0.1")
