@@ -69,6 +69,8 @@ def test_nothing_is_there() -> None:
     assert {checks[f"data.{role}"].state for role in (*ROLES, "object_centric")} == {"missing"}
     assert "refcoco.zip" in checks["data.referring"].todo
     assert "data/refer/refcoco holds refs(unc).p" in checks["data.referring"].todo
+    assert "unpack train2014.zip of COCO (82,783 pictures, 13 GB)" in checks["data.referring"].todo
+    assert "get ViT-B-16.pt, about 350 MB (" in checks["model.clip"].todo
     assert "LOC_synset_mapping.txt" in checks["data.object_centric"].todo
     assert "weights/ViT-B-16.pt is not there" in checks["model.clip"].found
     assert "SHA-256 5806e77cd80f8b59" in checks["model.clip"].todo
@@ -148,6 +150,14 @@ def test_a_partial_refcoco(tmp_path: Path) -> None:
     assert "quarantined" in train.todo and "train2014.zip" in train.todo
     assert "testA 1 of 1,975 refs, 1 of 1 pictures; testB 1 of 1,810 refs" in test.found
     assert "do not compare" in test.todo and "train2014.zip" not in test.todo
+
+
+def test_pictures_that_are_there_are_not_asked_for(tmp_path: Path) -> None:
+    root = partial(tmp_path / "data")
+    (root / "refcoco" / "refs(unc).p").unlink()
+    check = lines(PHOTOS, *photos(root))["data.referring"]
+    assert check.state == "missing"
+    assert "refcoco.zip" in check.todo and "train2014.zip" not in check.todo
 
 
 def test_no_picture_of_refcoco(tmp_path: Path) -> None:

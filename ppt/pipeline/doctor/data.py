@@ -21,8 +21,8 @@ from ppt.pipeline.doctor.check import Check
 from ppt.pipeline.doctor.published import (
     Content,
     published_content,
-    where_index,
     where_pictures,
+    where_refer,
     where_source,
 )
 
@@ -67,7 +67,7 @@ def _check_refer(name: str, config: ReferData) -> tuple[Check, Content | None]:
     there = [split for split, count in counts.items() if count.refs]
     if absent := [split for split in splits if split not in there]:
         found = f"{label}no ref of {', '.join(absent)} (there: {', '.join(there) or 'none'})"
-        return Check(name, "missing", found, where_index(config)), None
+        return Check(name, "missing", found, where_refer(config)), None
     chosen = [counts[split] for split in splits]
     if all(count.missing_pictures == count.pictures for count in chosen):
         return Check(name, "missing", label + told, where_pictures(config)), published_content(
