@@ -86,7 +86,7 @@ class ReferSource:
         for ref in refs:
             if ref["split"] in splits:
                 self._refs.setdefault(_picture_of(ref, file_names), []).append(ref)
-        images = _find_images(config, self._refs)
+        images = find_images(config, self._refs)
         if images is None:
             raise FileNotFoundError(
                 f"no folder with the pictures of root {str(config.root)!r}: "
@@ -196,7 +196,7 @@ def split_counts(config: ReferData) -> dict[str, SplitCount]:
     """
     file_names = _file_names(config)
     refs = [(ref["split"], _picture_of(ref, file_names)) for ref in _read_refs(config)]
-    images = _find_images(config, {name for _, name in refs})
+    images = find_images(config, {name for _, name in refs})
     return count_splits(refs, images, config.dataset, config.split_by)
 
 
@@ -271,7 +271,7 @@ def _picture_of(ref: dict, file_names: Mapping[int, str]) -> str:
     return file_names.get(ref["image_id"], f"{_UNLISTED}{ref['image_id']}")
 
 
-def _find_images(config: ReferData, names: Collection[str]) -> Path | None:
+def find_images(config: ReferData, names: Collection[str]) -> Path | None:
     """The first of the usual folders that has one of the pictures, else the first that exists."""
     places = [base / f for base in (config.root, config.root.parent) for f in IMAGE_FOLDERS]
     folders = [place for place in places if place.is_dir()]

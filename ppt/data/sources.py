@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -33,6 +35,7 @@ __all__ = [
     "Source",
     "UnreadablePicture",
     "fingerprint_of",
+    "group_reasons",
     "open_source",
 ]
 
@@ -155,6 +158,17 @@ def split_expressions(
                 Rejected(expression.expression_id, f"expression {expression.text!r} has no word")
             )
     return kept, rejected
+
+
+def group_reasons(reasons: Iterable[tuple[str, int]]) -> list[tuple[int, str]]:
+    """(how many, the first of them) of reasons that differ in names and numbers alone, the
+    commonest first; each is given with how many expressions it costs."""
+    times, examples = Counter[str](), dict[str, str]()
+    for reason, number in reasons:
+        alike = re.sub(r"'[^']*'|\S*[\d./]\S*", "", reason)
+        times[alike] += number
+        examples.setdefault(alike, reason)
+    return [(number, examples[alike]) for alike, number in times.most_common()]
 
 
 def fingerprint_of(parts: Iterable[Any]) -> str:

@@ -8,7 +8,8 @@
     polygon      or this: [x0, y0, x1, y1, ...] in pixels, or a list of such, whose union it is
 
 Masks and polygons are of the picture as it is shown, EXIF orientation applied. Other columns are
-left alone. A broken row is quarantined under its picture, or "<table> line <n>" if it names none.
+left alone. A broken row is quarantined under its picture, or "<table> line <n>" if it names none;
+the reason begins with its line, for a picture with the first that names it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,14 +46,19 @@ TRUTH = ("mask", "polygon")
 
 @dataclass(frozen=True)
 class _Row:
-    """One expression. `fault` says why the row cannot be used; then nothing else of it is."""
+    """One expression. `fault` says why the row cannot be used, and its line; then nothing else of
+    it is."""
 
+    line: int
     expression_id: str
     text: str = ""
     kind: str | None = None
     mask: Any = None
     polygon: Any = None
     fault: str | None = None
+
+    def rejected(self, reason: object) -> Rejected:
+        return Rejected(self.expression_id, f"line {self.line}: {reason}")
 
 
 class TableSource:
@@ -82,12 +89,12 @@ class TableSource:
         """A line of the table: its cells, or what is wrong with it."""
         nameless = f"{self._path.name} line {number}"
         if isinstance(content, str):
-            self._rows[nameless] = [_Row(nameless, fault=f"line {number} {content}")]
+            self._rows[nameless] = [_Row(number, nameless, fault=f"line {number} {content}")]
             return
         picture, text = content.get("picture"), content.get("expression")
         if not isinstance(picture, str) or not picture.strip():
             fault = f"line {number} names no picture"
-            self._rows[nameless] = [_Row(nameless, fault=fault)]
+            self._rows[nameless] = [_Row(number, nameless, fault=fault)]
             return
         key = normpath(picture.strip())
         rows = self._rows.setdefault(key, [])
@@ -95,14 +102,19 @@ class TableSource:
         expression_id = f"{key}-{len(rows)}" if _is_empty(given) else str(given).strip()
         if expression_id in lines_of_ids:
             fault = f"line {number}: id {expression_id!r} is line {lines_of_ids[expression_id]}'s"
-            rows.append(_Row(f"{nameless}: {expression_id}", fault=fault))
+            rows.append(_Row(number, f"{nameless}: {expression_id}", fault=fault))
             return
         lines_of_ids[expression_id] = number
+        if not isinstance(text, str | None):
+            fault = f"line {number}: expression is no text: {_short(text)}"
+            rows.append(_Row(number, expression_id, fault=fault))
+            return
         kind = content.get("kind")
         rows.append(
             _Row(
+                number,
                 expression_id,
-                text if isinstance(text, str) else "",
+                text or "",
                 None if _is_empty(kind) else str(kind).strip(),
                 content.get("mask"),
                 content.get("polygon"),
@@ -155,21 +167,30 @@ class TableSource:
         return num_bytes(self._folder / key)
 
     def _expressions(self, key: str) -> tuple[list[RawExpression], list[Rejected]]:
-        rows = self._rows[key]
-        faults = [Rejected(r.expression_id, r.fault) for r in rows if r.fault]
-        raw = [RawExpression(r.expression_id, r.text, r.kind) for r in rows if not r.fault]
-        kept, rejected = split_expressions(raw)
-        return kept, rejected + faults
+        faults = [Rejected(r.expression_id, r.fault) for r in self._rows[key] if r.fault]
+        rows = {row.expression_id: row for row in self._rows[key] if not row.fault}
+        kept, rejected = split_expressions(
+            RawExpression(row.expression_id, row.text, row.kind) for row in rows.values()
+        )
+        return kept, [rows[r.expression_id].rejected(r.reason) for r in rejected] + faults
+
+    def _names_none(self, key: str) -> bool:
+        """Whether this key stands for a line that names no picture."""
+        (first, *_) = self._rows[key]
+        return first.fault is not None and key == first.expression_id
 
     def _read_image(self, key: str) -> tuple[bytes, tuple[int, int]]:
-        (first, *_) = self._rows[key]
-        if first.fault and key == first.expression_id:  # a row that names no picture
-            raise UnreadablePicture(first.fault)
         image = read_file(self._folder, key)
         return image, check_picture(image).shape[:2]
 
     def read(self, key: str) -> RawPicture:
-        image, _ = self._read_image(key)
+        (first, *_) = self._rows[key]
+        if self._names_none(key):
+            raise UnreadablePicture(first.fault)
+        try:
+            image, _ = self._read_image(key)
+        except UnreadablePicture as error:
+            raise UnreadablePicture(f"line {first.line}: {error}") from None
         return RawPicture(image, None, *self._expressions(key))
 
     def read_ground_truth(self, key: str) -> tuple[list[RawMask], list[Rejected]]:
@@ -178,28 +199,56 @@ class TableSource:
         try:
             _, size = self._read_image(key)
         except UnreadablePicture as error:
-            return [], [Rejected(row.expression_id, str(error)) for row in rows]
+            return [], [row.rejected(error) for row in rows]
         masks: list[RawMask] = []
         rejected: list[Rejected] = []
         for row in rows:
             try:
                 masks.append(RawMask(row.expression_id, row.kind, self._mask(row, size)))
             except ValueError as error:
-                rejected.append(Rejected(row.expression_id, str(error)))
+                rejected.append(row.rejected(error))
         return masks, rejected
+
+    def missing_pictures(self) -> list[str]:
+        """The pictures that rows name and that are no file."""
+        return [k for k in self._rows if not self._names_none(k) and self.file_size(k) is None]
+
+    def broken_rows(self, *, truth: bool) -> list[Rejected]:
+        """What `read`, and with `truth` `read_ground_truth`, will reject, as far as it is seen
+        without opening a picture or a mask."""
+        broken: list[Rejected] = []
+        missing = set(self.missing_pictures())
+        for key, rows in self._rows.items():
+            kept, rejected = self._expressions(key)
+            broken += rejected
+            worded = {expression.expression_id for expression in kept}
+            for row in rows:
+                if row.expression_id not in worded:
+                    continue
+                if key in missing:
+                    broken.append(row.rejected(f"picture {key} is missing from {self._folder}"))
+                elif truth and (reason := self._lacks_truth(row)):
+                    broken.append(row.rejected(reason))
+        return broken
+
+    def _lacks_truth(self, row: _Row) -> str | None:
+        try:
+            mask = _truth_of(row)
+        except ValueError as error:
+            return str(error)
+        if isinstance(mask, str) and num_bytes(self._folder / mask) is None:
+            return f"mask {mask} is missing from {self._folder}"
+        return None
 
     def _mask(self, row: _Row, size: tuple[int, int]) -> np.ndarray:
         """bool [height, width] = `size`; `ValueError` says why there is none."""
-        given = [name for name in TRUTH if not _is_empty(getattr(row, name))]
-        if len(given) != 1:
-            raise ValueError("both mask and polygon are given" if given else "no mask, no polygon")
-        if given == ["polygon"]:
-            mask, told = polygons_to_mask(_polygons(row.polygon, size), size), "polygon"
+        given = _truth_of(row)
+        if not isinstance(given, str):
+            _check_extent(given, size)
+            mask, told = polygons_to_mask(given, size), "polygon"
         else:
-            if not isinstance(row.mask, str):
-                raise ValueError(f"mask is no path: {row.mask!r}")
-            mask = check_mask(read_file(self._folder, row.mask, "mask"))
-            told = f"mask {row.mask}"
+            mask = check_mask(read_file(self._folder, given, "mask"))
+            told = f"mask {given}"
             if mask.shape != size:
                 raise ValueError(f"{told} is {_wide(mask.shape)}, its picture {_wide(size)}")
         if not mask.any():
@@ -211,26 +260,48 @@ def _is_empty(cell: Any) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
+def _short(cell: Any) -> str:
+    return repr(cell)[:60]
+
+
 def _wide(size: tuple[int, ...]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _polygons(cell: Any, size: tuple[int, int]) -> list[list[float]]:
+def _truth_of(row: _Row) -> str | list[list[float]]:
+    """The path of its mask, or its polygons; `ValueError` says what is wrong with what is given."""
+    given = [name for name in TRUTH if not _is_empty(getattr(row, name))]
+    if len(given) != 1:
+        raise ValueError("both mask and polygon are given" if given else "no mask, no polygon")
+    if given == ["polygon"]:
+        return _polygons(row.polygon)
+    if not isinstance(row.mask, str):
+        raise ValueError(f"mask is no path: {_short(row.mask)}")
+    return row.mask
+
+
+def _polygons(cell: Any) -> list[list[float]]:
     """One polygon or a list of them, as JSON text or as what JSON gave."""
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
         except (ValueError, RecursionError):
-            raise ValueError(f"polygon is no JSON list: {cell[:60]!r}") from None
+            raise ValueError(f"polygon is no JSON list: {_short(cell)}") from None
     polygons = cell if isinstance(cell, list) and cell and isinstance(cell[0], list) else [cell]
     for i, polygon in enumerate(polygons):
         if not isinstance(polygon, list) or not all(type(v) in (int, float) for v in polygon):
             raise ValueError(f"polygon {i} is no list of numbers [x0, y0, x1, y1, ...]")
-        # Beyond one picture's length outside it is a mistake, and costs time to fill.
-        low, high = -max(size), 2 * max(size)
+        if any(type(v) is float and not math.isfinite(v) for v in polygon):
+            raise ValueError(f"polygon {i} has a coordinate that is no finite number")
+    return polygons
+
+
+def _check_extent(polygons: list[list[float]], size: tuple[int, int]) -> None:
+    """Beyond one picture's length outside it is a mistake, and costs time to fill."""
+    low, high = -max(size), 2 * max(size)
+    for i, polygon in enumerate(polygons):
         if not all(low <= v <= high for v in polygon):
             raise ValueError(f"polygon {i} lies far outside its picture of {_wide(size)} pixels")
-    return polygons
 
 
 # ---------------------------------------------------------------- lines: cells, or what is wrong

@@ -210,18 +210,21 @@ class _Run:
 
     def training_inputs(self) -> None:
         """All four. Where nothing may be trained, what stages train on must be there already: with
-        an override forgotten it would be made anew, for hours, only for them to be missing then."""
+        an override forgotten it would be made anew, for hours, only for them to be missing then.
+        Else all data are prepared first, so that hours are not spent to be measured on nothing."""
+        first, later = (DATA, ()) if self.allow_training else (TRAINING_DATA, SPLITS)
         self.pool.only_there = not self.allow_training
-        self.prepare(TRAINING_DATA)
+        self.prepare(first)
         self.encode(TRAINING_DATA)
         self.label()
         self.synthesise()
         self.pool.only_there = False
-        self.prepare(SPLITS)
+        self.prepare(later)
         self.encode(SPLITS)
 
     def prepare(self, names: Sequence[str] = DATA) -> None:
-        """Samples of the data sets, and the ground truth of the held-out splits."""
+        """Samples of the data sets, and the ground truth of the held-out splits: the baselines
+        need that of both. ConfigError where nothing is left of one."""
         c = self.curriculum
         with self._timed("prepare"):
             for name in names:
@@ -229,10 +232,13 @@ class _Run:
                 self.nodes[f"samples.{name}"] = ingest.prepare_samples(
                     self.store, self.pool, data, name=name, num_buckets=c.num_buckets, seed=c.seed
                 )
+                ingest.require_some(self.nodes[f"samples.{name}"], name, "expression")
                 if name in SPLITS:
                     self.nodes[f"ground_truth.{name}"] = ingest.prepare_ground_truth(
                         self.store, self.pool, data, name=name, num_buckets=c.num_buckets
                     )
+                    truth = self.nodes[f"ground_truth.{name}"]
+                    ingest.require_some(truth, name, "expression with a mask")
 
     def encode(self, names: Sequence[str] = DATA) -> None:
         with self._timed("encode"):

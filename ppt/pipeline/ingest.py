@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 from rich.markup import escape
 
+from ppt.config import ConfigError
 from ppt.data import sources
 from ppt.data.pictures import check_picture, flip_picture
-from ppt.data.sources import AnyData, Source, UnreadablePicture
+from ppt.data.sources import AnyData, Source, UnreadablePicture, group_reasons
 from ppt.expressions import object_centric_expression
 from ppt.masks import encode_rle
 from ppt.pipeline.passes import Pool
@@ -162,3 +163,20 @@ def prepare_ground_truth(
     node = store.node("ground_truth", spec, buckets=num_buckets)
     process = _PrepareGroundTruth(data, num_buckets)
     return pool.run(node, process, title=f"prepare {name}'s ground truth")
+
+
+def require_some(node: Node, role: str, what: str) -> None:
+    """Raise ConfigError where prepare left nothing of data.`role`: all that follows would be in
+    vain. `what` its expressions are, or have."""
+    count = node.counts()["expressions"]
+    if count["out"]:
+        return
+    if not count["quarantined"]:
+        raise ConfigError(f"data.{role}: it holds no {what}: set data.{role} to other data")
+    rows = node.quarantine().to_pylist()
+    of_it, example = group_reasons((row["reason"], row["num_expressions"]) for row in rows)[0]
+    raise ConfigError(
+        f"data.{role}: no {what} is left, all {count['quarantined']:,} are quarantined, "
+        f"{of_it:,} of them for a reason like this: {example}. Correct the data, or set "
+        f"data.{role} to other data (every reason: {node.folder})"
+    )

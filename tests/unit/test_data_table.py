@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_broken_lines_are_pictures_that_cannot_be_read(folder: Path) -> None:
         "table.jsonl line 2": "line 2 is no JSON: ",
         "table.jsonl line 3": "line 3 is no JSON object",
         "table.jsonl line 4": "line 4 names no picture",
-        "gone.jpg": "picture gone.jpg is missing from",
+        "gone.jpg": "^line 5: picture gone.jpg is missing from",
         "table.jsonl line 6": "line 6 is no JSON: .*surrogate",
         "long" * 1000: "cannot be read: .*too long",
     }
@@ -178,14 +179,16 @@ def test_empty_expressions_and_ids_that_come_twice_are_rejected(folder: Path) ->
         {"picture": "a.jpg", "expression": "  "},
         {"picture": "a.jpg", "expression": None},
         {"picture": "a.jpg", "expression": "the ball", "id": "x"},
+        {"picture": "a.jpg", "expression": 5, "id": "y"},
     )
     picture = source.read("a.jpg")
-    assert source.num_expressions("a.jpg") == 4
+    assert source.num_expressions("a.jpg") == 5
     assert [e.text for e in picture.expressions] == ["the dog"]
     assert [(r.expression_id, r.reason) for r in picture.rejected] == [
-        ("a.jpg-1", "expression '  ' has no word"),
-        ("a.jpg-2", "expression '' has no word"),
+        ("a.jpg-1", "line 2: expression '  ' has no word"),
+        ("a.jpg-2", "line 3: expression '' has no word"),
         ("table.jsonl line 4: x", "line 4: id 'x' is line 1's"),
+        ("y", "line 5: expression is no text: 5"),
     ]
 
 
@@ -206,6 +209,9 @@ def test_empty_expressions_and_ids_that_come_twice_are_rejected(folder: Path) ->
         ({"polygon": {"counts": 5}}, "polygon 0 is no list of numbers"),
         ({"polygon": []}, "polygon 0 has 0 points"),
         ({"polygon": [0, 0, 1e9, 0, 1e9, 1e9]}, "far outside its picture of 40x30"),
+        ({"polygon": [0, 0, math.nan, 0, 9, 9]}, "polygon 0 has a coordinate that is no finite"),
+        ({"polygon": "[0, 0, 1e999, 0, 9, 9]"}, "polygon 0 has a coordinate that is no finite"),
+        ({"polygon": [0, 0, 10**400, 0, 9, 9]}, "far outside its picture of 40x30"),
         ({"polygon": [0.1, 0.1, 0.2, 0.1, 0.2, 0.2]}, "polygon covers no pixel"),
     ],
 )
@@ -214,16 +220,20 @@ def test_a_broken_mask_costs_one_expression(folder: Path, cells: dict, reason: s
     save_mask(folder / "black.png", np.zeros((HEIGHT, WIDTH), np.uint8))
     (folder / "text.png").write_text("no picture")
     mask, told = truth_of(folder, **cells)
-    assert mask is None and reason in told
+    assert mask is None and told.startswith("line 1: ") and reason in told
 
 
 def test_a_broken_picture_has_no_truth(folder: Path) -> None:
     (folder / "b.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
-    source = json_table(folder, {"picture": "b.jpg", "expression": "dog", "mask": "mask.png"})
-    with pytest.raises(UnreadablePicture, match="(?i)truncated"):
+    row = {"picture": "b.jpg", "expression": "dog", "mask": "mask.png"}
+    source = json_table(folder, row, row)
+    with pytest.raises(UnreadablePicture, match="^line 1: .*(?i:truncated)"):
         source.read("b.jpg")
-    masks, (rejected,) = source.read_ground_truth("b.jpg")
-    assert not masks and "runcated" in rejected.reason
+    masks, rejected = source.read_ground_truth("b.jpg")
+    assert not masks
+    for line, broken in enumerate(rejected, 1):
+        assert broken.reason.startswith(f"line {line}: ") and "runcated" in broken.reason
+    assert len(rejected) == 2
 
 
 # ---------------------------------------------------------------- tables that cannot be used

@@ -69,6 +69,8 @@ def test_nothing_is_there() -> None:
     assert {checks[f"data.{role}"].state for role in (*ROLES, "object_centric")} == {"missing"}
     assert "refcoco.zip" in checks["data.referring"].todo
     assert "data/refer/refcoco holds refs(unc).p" in checks["data.referring"].todo
+    assert "unpack train2014.zip of COCO (82,783 pictures, 13 GB)" in checks["data.referring"].todo
+    assert "get ViT-B-16.pt, about 350 MB (" in checks["model.clip"].todo
     assert "LOC_synset_mapping.txt" in checks["data.object_centric"].todo
     assert "weights/ViT-B-16.pt is not there" in checks["model.clip"].found
     assert "SHA-256 5806e77cd80f8b59" in checks["model.clip"].todo
@@ -150,6 +152,14 @@ def test_a_partial_refcoco(tmp_path: Path) -> None:
     assert "do not compare" in test.todo and "train2014.zip" not in test.todo
 
 
+def test_pictures_that_are_there_are_not_asked_for(tmp_path: Path) -> None:
+    root = partial(tmp_path / "data")
+    (root / "refcoco" / "refs(unc).p").unlink()
+    check = lines(PHOTOS, *photos(root))["data.referring"]
+    assert check.state == "missing"
+    assert "refcoco.zip" in check.todo and "train2014.zip" not in check.todo
+
+
 def test_no_picture_of_refcoco(tmp_path: Path) -> None:
     root = partial(tmp_path / "data", pictures=0)
     code, output = doctor(PHOTOS, *photos(root))
@@ -202,10 +212,53 @@ def test_a_table_without_masks_cannot_be_evaluated_on(tmp_path: Path) -> None:
     table = f"{{format: table, path: {tmp_path / 't.csv'}}}"
     checks = lines(QUICKSTART, f"data.referring={table}", f"data.evaluation={table}")
     assert checks["data.referring"].state == "warning"
-    assert "1 of 2 pictures, 1 expressions" in checks["data.referring"].found
+    assert "1 of 2 pictures, 1 of 2 expressions" in checks["data.referring"].found
     assert checks["data.evaluation"].state == "wrong"
     assert "no column 'mask' or 'polygon'" in checks["data.evaluation"].found
     assert checks["model.clip"].state == "warning"  # the toybox knows no photographs
+
+
+def own_table(folder: Path, *rows: dict[str, object] | str) -> str:
+    """A JSON Lines table beside one picture, a.png."""
+    Image.new("RGB", (40, 30)).save(folder / "a.png")
+    path = folder / f"{len(list(folder.iterdir()))}.jsonl"
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows))
+    return f"{{format: table, path: {path}}}"
+
+
+def test_the_rows_of_a_table_are_looked_at(tmp_path: Path) -> None:
+    whole = {"picture": "a.png", "expression": "a thing"}
+    gone = [{"picture": f"{i}.png", "expression": "a thing"} for i in range(5)]
+    table = own_table(tmp_path, whole, *gone, {**whole, "expression": "!"}, "{")
+    check = lines(QUICKSTART, f"data.referring={table}")["data.referring"]
+    assert check.state == "warning"
+    assert "1 of 7 pictures, 1 of 8 expressions" in check.found
+    assert f"7 will be quarantined: 5 as line 2: picture 0.png is missing from {tmp_path}" in (
+        check.todo
+    )
+    assert "1 as line 7: expression '!' has no word, 1 as line 8 is no JSON" in check.todo
+    assert "0.png, 1.png, 2.png and 2 more" in check.todo
+    assert "CSV" not in check.todo
+    table = own_table(tmp_path, {**whole, "expression": 5}, {**whole, "expression": ""})
+    check = lines(QUICKSTART, f"data.referring={table}")["data.referring"]
+    assert check.state == "wrong"
+    assert "0 of 2 expressions" in check.found and "line 1: expression is no text: 5" in check.todo
+
+
+def test_the_masks_of_a_table_are_looked_for(tmp_path: Path) -> None:
+    row = {"picture": "a.png", "expression": "a thing"}
+    rows = [{**row, "mask": f"masks/{i}.png"} for i in range(2)] + [{**row, "polygon": "[1"}]
+    table = own_table(tmp_path, *rows)
+    checks = lines(QUICKSTART, f"data.referring={table}", f"data.evaluation={table}")
+    assert checks["data.referring"].state == "ok"
+    assert checks["data.evaluation"].state == "wrong"
+    assert "0 of 3 expressions with a mask" in checks["data.evaluation"].found
+    assert "2 as line 1: mask masks/0.png is missing from" in checks["data.evaluation"].todo
+    table = own_table(tmp_path, *rows, {**row, "polygon": [1, 1, 9, 1, 9, 9]})
+    check = lines(QUICKSTART, f"data.validation={table}")["data.validation"]
+    assert check.state == "warning"
+    assert "1 of 4 expressions with a mask" in check.found
+    assert "1 as line 3: polygon is no JSON list" in check.todo
 
 
 def test_mini_imagenet_with_too_few_pictures(tmp_path: Path) -> None:
@@ -354,6 +407,13 @@ def test_too_many_cpus() -> None:
     check = lines(QUICKSTART, "resources.cpus_per_worker=4000")["CPUs and GPUs"]
     assert check.stops
     assert "asked for: 8000 CPU" in check.found
+
+
+def test_cpus_are_counted_as_ray_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray._private.utils._get_docker_cpus", lambda: 3.0)  # a container's
+    check = lines(QUICKSTART, "resources.cpus_per_worker=1.4")["CPUs and GPUs"]
+    assert check.found.startswith("3 CPUs") and not check.stops
+    assert lines(QUICKSTART, "resources.cpus_per_worker=1.6")["CPUs and GPUs"].stops
 
 
 def test_other_versions_than_those_tested(monkeypatch: pytest.MonkeyPatch) -> None:

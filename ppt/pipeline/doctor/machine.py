@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
+from ray._private.utils import get_num_cpus  # what `ray.init` asks; nothing public gives it
 
 import ppt
 from ppt.config import Curriculum, Resources
@@ -96,9 +97,10 @@ def _memory() -> int:
 
 
 def check_processors(resources: Resources | None) -> Check:
-    """CPUs and GPUs that torch sees here, against what the run asks for at once."""
+    """The CPUs that Ray will count here and the GPUs that torch sees, against what the run asks for
+    at once. Ray knows a container's limit, and does not care for this process's affinity."""
     name = "CPUs and GPUs"
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = int(get_num_cpus(override_docker_cpu_warning=True))
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     told = ", ".join(f"{gpu.name} ({_gb(gpu.total_memory)})" for gpu in gpus) or "no GPU"
     found = f"{cpus} CPUs, {told}"

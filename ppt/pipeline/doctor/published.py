@@ -17,6 +17,7 @@ from ppt.config import (
     TableData,
 )
 from ppt.data.expected import EXPECTED_REFS
+from ppt.data.refer import find_images
 from ppt.data.sources import AnyData
 
 
@@ -33,7 +34,7 @@ class Content:
 class PublishedFile:
     """A checkpoint as its authors publish it."""
 
-    name: str
+    name: str  # and its size
     sha256: str
     source: str  # who has it
 
@@ -54,6 +55,15 @@ _SAM = {
 }
 
 
+_CLIP_SIZES = {
+    "ViT-B-32.pt": "353 MB",
+    "ViT-B-16.pt": "350 MB",
+    "ViT-L-14.pt": "932 MB",
+    "ViT-L-14-336px.pt": "933 MB",
+}
+"""Of the tensors as OpenAI stores them, in half precision in part."""
+
+
 def sam_file(name: str) -> PublishedFile | None:
     """The checkpoint of a SAM by its name in segment-anything; None for the toybox."""
     if name not in _SAM:
@@ -69,7 +79,8 @@ def clip_file(name: str) -> PublishedFile | None:
     *_, sha256, file = url.split("/")  # .../clip/<sha256>/ViT-B-16.pt
     if not name.endswith("-quickgelu"):
         return None  # the same file under the wrong activation
-    return PublishedFile(file, sha256, "linked in OpenAI's CLIP and in open_clip")
+    size = f", about {_CLIP_SIZES[file]}" if file in _CLIP_SIZES else ""
+    return PublishedFile(file + size, sha256, "linked in OpenAI's CLIP and in open_clip")
 
 
 # ---------------------------------------------------------------- data sets
@@ -95,6 +106,14 @@ SIZES = {
 COCO = "train2014.zip of COCO (82,783 pictures, 13 GB)"
 COCO_BYTES_PER_PICTURE = 13e9 / 82783
 MAPPING = "LOC_synset_mapping.txt of ImageNet's Kaggle challenge"
+
+
+def where_refer(config: ReferData) -> str:
+    """Both parts of a data set whose refs are not there; the index alone if pictures are."""
+    images = find_images(config, ())
+    if images and any(images.glob("*.jpg")):
+        return where_index(config)
+    return f"{where_index(config)}; {where_pictures(config)}"
 
 
 def where_index(config: ReferData) -> str:
@@ -135,7 +154,7 @@ def where_source(config: AnyData) -> str:
     """What to get for a data set that cannot be opened."""
     match config:
         case ReferData():
-            return where_index(config)
+            return where_refer(config)
         case TableData():
             return "give the path of a CSV or JSON Lines file as docs/data.md describes it"
         case MiniImageNetData():
