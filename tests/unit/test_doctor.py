@@ -300,7 +300,7 @@ def test_the_same_data_in_two_roles_is_stored_once() -> None:
         QUICKSTART, ["data.validation.seed=40", "data.validation.num_pictures=300"]
     )
     contents = {role: check_data(role, curriculum.data)[1] for role in (*ROLES, "object_centric")}
-    assert estimate(curriculum, contents).pictures == 2000 + 800 + 800 + 300
+    assert estimate(curriculum, contents).pictures == 2000 + 1600 + 800 + 300
 
 
 # ---------------------------------------------------------------- weights
