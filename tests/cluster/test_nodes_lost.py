@@ -59,6 +59,7 @@ def _lose_the_node_of(nodes: Cluster, title: str) -> None:
     node, process = _wait_for(lambda: _at_work(nodes, title))
     process.send_signal(signal.SIGSTOP)
     nodes.remove_node(node, allow_graceful=False)
+    process.kill()  # frozen, it would not see that its node is gone
 
 
 def _at_work(nodes: Cluster, title: str) -> tuple | None:
