@@ -142,7 +142,9 @@ def picture_size(data: bytes) -> tuple[int, int]:
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 or 32 bits a pixel
         grey = np.asarray(picture, dtype=np.float32)
-        scale = 255 / 65535 if grey.max(initial=0) > 255 else 1
+        # "I;16..." says its full scale; "I" and "F" hold what was put in, and do not.
+        deep = picture.mode.startswith("I;16") or grey.max(initial=0) > 255
+        scale = 255 / 65535 if deep else 1
         return Image.fromarray((grey * scale).clip(0, 255).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")

@@ -57,6 +57,8 @@ def read_state_dict(path: Path, *, field: str) -> dict[str, Tensor]:
     if not path.is_file():
         what = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
         raise ValueError(f"{field}: {path} {what}")
+    if not path.stat().st_size:
+        raise ValueError(f"{field}: {path} is empty (an interrupted download?)")
     try:
         found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except OSError as error:

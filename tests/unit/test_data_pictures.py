@@ -49,6 +49,10 @@ def test_grey_palette_alpha_cmyk_and_16_bits(pixels):
     np.testing.assert_array_equal(check_picture(encoded(Image.fromarray(grey))), expected)
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
     assert np.abs(check_picture(encoded(deep)).astype(int) - expected).max() <= 1
+    dark = Image.fromarray(grey.astype(np.uint16))  # its brightest value is 255 of 65535
+    for format in ("PNG", "TIFF"):
+        assert check_picture(encoded(dark, format)).max() <= 1
+    np.testing.assert_array_equal(check_picture(encoded(dark.convert("I"), "TIFF")), expected)
     palette = Image.fromarray(pixels).convert("P")
     assert check_picture(encoded(palette)).shape == (16, 24, 3)
     cmyk = encoded(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=95)

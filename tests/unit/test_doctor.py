@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import ray
 import torch
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from ppt.config import load_curriculum
 from ppt.models.build import build_clip_encoder, build_sam_decoder
-from ppt.pipeline.doctor import Check, examine, examine_machine, machine
+from ppt.pipeline.doctor import Check, encoders, examine, examine_machine, machine
 from ppt.pipeline.doctor.cost import estimate, memory_to_encode, row_bytes
 from ppt.pipeline.doctor.data import check_data
 
@@ -34,9 +35,11 @@ ROLES = ("referring", "validation", "evaluation")
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder, no services, no GPU, a wide terminal."""
+    """An empty folder, no services, no GPU, nothing in the caches, a wide terminal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -340,7 +343,7 @@ def test_weights_that_fit_but_are_not_the_published_file(tmp_path: Path) -> None
     ("override", "name", "state", "message"),
     [
         ("model.clip.name=RN50", "model.clip", "wrong", "its image tower is a ResNet"),
-        ("model.clip.weights=openai", "model.clip", "warning", "a tag of open_clip"),
+        ("model.clip.weights=openai", "model.clip", "warning", "a tag of open_clip, not in its"),
         (
             "model.clip.weights=openai model.clip.name=ViT-B-16",
             "model.clip",
@@ -355,6 +358,33 @@ def test_other_weights(override: str, name: str, state: str, message: str) -> No
     check = lines(PAPER, *override.split())[name]
     assert check.state == state
     assert message in check.found
+
+
+def test_a_tag_is_looked_for_in_the_caches_of_open_clip(tmp_path: Path) -> None:
+    """The hub's, and open_clip's own for what is not on the hub."""
+    assert "without a network" in lines(PAPER, "model.clip.weights=openai")["model.clip"].todo
+    repo = tmp_path / "hub" / "models--timm--vit_base_patch16_clip_224.openai"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    (repo / "snapshots" / "abc").mkdir(parents=True)
+    path = repo / "snapshots" / "abc" / "open_clip_pytorch_model.bin"
+    with torch.device("meta"):
+        state = open_clip.CLIP(**open_clip.get_model_config("ViT-B-16-quickgelu")).state_dict()
+    torch.save({n: torch.zeros(()).expand(t.shape) for n, t in state.items()}, path)
+    check = lines(PAPER, "model.clip.weights=openai")["model.clip"]
+    assert check.state == "ok" and f"in its cache: {path}" in check.found
+    path.with_name("open_clip_model.safetensors").write_bytes(b"half of it")  # is preferred
+    check = lines(PAPER, "model.clip.weights=openai")["model.clip"]
+    assert check.state == "wrong" and "cut short" in check.found and "delete it" in check.todo
+
+
+def test_a_tag_that_is_on_no_hub(tmp_path: Path) -> None:
+    file = tmp_path / ".cache" / "clip" / "net.pt"
+    tag = {"url": "https://somewhere/net.pt", "hf_hub": ""}
+    assert encoders._cached(tag) is None
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert encoders._cached(tag) == file
 
 
 # ---------------------------------------------------------------- the machine

@@ -260,7 +260,7 @@ def test_a_download_that_was_cut_short(folder, tmp_path, name):
     ("content", "words"),
     [
         (b"<!DOCTYPE html>", "is no checkpoint: it begins with '<!DOCTYPE html>'"),
-        (b"", "is no checkpoint: it begins with ''"),
+        (b"", "is empty (an interrupted download?)"),
         (b"\x80\x02}q", "is cut short or damaged"),
     ],
 )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
+from typing import Any
 
 import open_clip
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_WEIGHTS_NAME
+from open_clip.pretrained import _get_safe_alternatives
 
 from ppt.config import ClipConfig, Data, SamConfig
 from ppt.models.build import (
@@ -20,7 +25,7 @@ from ppt.pipeline.models import clip_fingerprint, sam_fingerprint
 
 
 def check_clip(config: ClipConfig, data: Data) -> Check:
-    """Nothing is fetched: one of open_clip's tags is only named."""
+    """Nothing is fetched: one of open_clip's tags is looked for in its cache."""
     name = "model.clip"
     try:
         outline_clip_encoder(config)  # the name first: what to get depends on it
@@ -30,10 +35,35 @@ def check_clip(config: ClipConfig, data: Data) -> Check:
     except ValueError as error:
         return Check(name, "wrong", str(error))
     if tag:
-        found = f"{config.name}, {config.weights!r}: a tag of open_clip"
-        todo = "every machine takes it from open_clip's cache or fetches it when a run starts"
-        return Check(name, "warning", found, todo)
+        return _check_tag(name, config, tag)
     return _check(name, config, clip_file(config.name), clip_fingerprint, data)
+
+
+def _check_tag(name: str, config: ClipConfig, tag: dict[str, Any]) -> Check:
+    found = f"{config.name}, {config.weights!r}: a tag of open_clip"
+    path = _cached(tag)
+    if path is None:
+        todo = (
+            "it will be downloaded when a run starts, on every machine, which fails without a "
+            f"network: there, set {name}.weights to the path of its file"
+        )
+        return Check(name, "warning", f"{found}, not in its cache", todo)
+    try:
+        clip_fingerprint(config.model_copy(update={"weights": str(path)}))
+    except ValueError as error:
+        return Check(name, "wrong", str(error), "delete it, so that open_clip downloads it again")
+    return Check(name, "ok", f"{found}, in its cache: {path}")
+
+
+def _cached(tag: dict[str, Any]) -> Path | None:
+    """The file that `open_clip.download_pretrained` finds without downloading it."""
+    if not tag.get("hf_hub"):
+        path = Path("~/.cache/clip").expanduser() / os.path.basename(tag["url"])
+        return path if path.is_file() else None
+    repo, name = os.path.split(tag["hf_hub"])
+    name = name or HF_WEIGHTS_NAME
+    paths = (try_to_load_from_cache(repo, file) for file in (*_get_safe_alternatives(name), name))
+    return next((Path(path) for path in paths if isinstance(path, str)), None)
 
 
 def check_sam(config: SamConfig, data: Data) -> Check:
