@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ppt.store import Node
 
@@ -28,6 +27,9 @@ RENEW_SECONDS = 2.0
 ASK_SECONDS = 0.5
 
 _NAME, _NAMESPACE = "ppt-claims", "ppt"
+
+HEAD = "node:__internal_head__"
+"""The resource that every Ray cluster's head has, and it alone."""
 
 
 class Leases:
@@ -68,19 +70,15 @@ class _LeasesActor(Leases):
 
 
 def leases_actor(seconds: float = LEASE_SECONDS) -> Any:
-    """The cluster's one actor of leases; made by whoever asks first, gone with the cluster.
-
-    It starts beside the driver of whoever asks, which is likelier than a worker node to stay, and
-    not in its placement group.
-    """
-    here = ray.get_runtime_context().get_node_id()
+    """The cluster's one actor of leases; made by whoever asks first, gone with the cluster."""
     options: dict[str, Any] = {
         "name": _NAME,
         "namespace": _NAMESPACE,
         "get_if_exists": True,
         "lifetime": "detached",
         "num_cpus": 0,
-        "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True),
+        "resources": {HEAD: 0.001},  # the one node that no cluster survives
+        "scheduling_strategy": "DEFAULT",  # not in the placement group of the one who asks
         "max_restarts": -1,
         "max_task_retries": -1,
     }

@@ -22,7 +22,6 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from ppt.config import ConfigError, Curriculum
-from ppt.pipeline.claims import leases_actor
 from ppt.pipeline.cluster import connected, runs_at_once
 from ppt.pipeline.curriculum import check_inputs, run_curriculum, training_runs
 from ppt.pipeline.folder import RunFolder
@@ -65,7 +64,6 @@ def run_sweep(sweep: Sweep, overrides: Sequence[str] = (), *, resume: bool = Fal
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Without the dashboard Ray does not give back what a trial that is stopped has reserved.
     with connected(example.resources, dashboard=True), folder:
-        leases_actor()  # beside this driver, not beside a trial's
         places = min(runs_at_once(trial.curriculum.resources) for trial in planned)
         runs = max(1, min(sweep.max_concurrent, places))
         if runs < sweep.max_concurrent:

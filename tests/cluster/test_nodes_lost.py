@@ -97,7 +97,7 @@ def test_a_run_goes_on_when_nodes_are_lost(nodes: Cluster, tmp_path: Path) -> No
         )
     try:
         for before, title, after in [
-            ("✓ prepare object_centric", "ray::_Worker.run", "✓ encode referring:"),
+            ("✓ prepare evaluation's ground truth", "ray::_Worker.run", "✓ encode referring:"),
             ("train semantic_alignment, epoch 1", "ray::RayTrainWorker", "✓ train semantic"),
             ("✓ evaluate semantic_alignment", "ray::_Worker.run", "✓ select, round 1"),
         ]:
