@@ -93,10 +93,12 @@ def test_rows_share_their_beginnings(
             if not row["num_negatives"]:
                 assert row["iou_without"] == row["iou"]
 
-    # Row 2 has no Select: the first candidate is the referent from the start.
-    row2 = load_row(ROWS / "row2.yaml", [*SMALL, f"store={store}"])
-    labels = run_curriculum(row2, until="label").nodes["labels.h"].read_all().to_pylist()
-    assert {row["source"] for row in labels} == {"h_sem", "h_ref"}
-    for row in labels:
-        first, *others = [candidate["is_referent"] for candidate in row["candidates"]]
-        assert first == 1 and not any(others)
+    # Row 2 has no Select: of several candidates none is the referent, or the first where asked for.
+    for first_is_referent in (False, True):
+        guess = f"labels.first_is_referent={str(first_is_referent).lower()}"
+        row2 = load_row(ROWS / "row2.yaml", [*SMALL, f"store={store}", guess])
+        table = run_curriculum(row2, until="label").nodes["labels.h"].read_all().to_pylist()
+        assert {row["source"] for row in table} == {"h_sem", "h_ref"}
+        for row in table:
+            first, *others = [candidate["is_referent"] for candidate in row["candidates"]]
+            assert first == (row["source"] == "h_sem" or first_is_referent) and not any(others)
