@@ -1,4 +1,4 @@
-"""What is wrong with a mask that misses its target, and how hard a sentence is (our choices)."""
+"""How a mask misses its target, what counts as a change, how hard a sentence is (our choices)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ def outcome(intersection: int, predicted: int, target: int) -> Outcome:
         return "wrong object"
     return "part" if predicted < target else "too much"
 
+
+CHANGE = 0.1
+"""A sentence improved or worsened when its IoU moved by at least this much."""
 
 CANDIDATE_GROUPS = ("none", "1", "2", "3 or more")
 """Of sentences, by how many candidates CLIP and SAM find for them."""

@@ -7,6 +7,8 @@ picture's sample, features and labels lie in the same bucket number.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -149,6 +151,11 @@ PREDICTIONS = pa.schema(  # what people take away: pixels of the upright picture
         pa.field("checkpoint", pa.string(), nullable=False),
     ]
 )
+
+
+def sentence_key(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What a sentence has in every table: (picture, expression_id)."""
+    return row["picture"], row["expression_id"]
 
 
 def tensor_field(name: str, shape: tuple[int, ...], dtype: str = "float16") -> pa.Field:

@@ -41,7 +41,7 @@ class Measured:
     metrics: Metrics
     outcomes: dict[str, Counter[Outcome]]  # by kind of expression, and ALL
     by_candidates: dict[str, RunningMetrics]  # by group of sentences
-    labels: dict[str, list[LabelQuality]] = field(default_factory=dict)  # by round of Select
+    labels: dict[str, list[LabelQuality]] = field(default_factory=dict)  # d_sem, h, h.1, ...
     without_negatives: Node | None = None  # of what is trained
 
 
@@ -191,17 +191,28 @@ def outcomes(results: Node) -> dict[str, Counter[Outcome]]:
 
 
 def label_qualities(record: RunRecord, pool: Pool) -> dict[str, list[LabelQuality]]:
-    """H's labels after each Select against the training pictures' truth; {} if there is none."""
+    """D_sem's labels and H's after each Select, against the training pictures' truth if there is
+    one."""
     curriculum = record.curriculum
-    store, data = Store(curriculum.store), curriculum.data.referring
-    try:
-        truth = ingest.prepare_ground_truth(
-            store, pool, data, name="referring", num_buckets=curriculum.num_buckets
-        )
-    except ValueError:  # one's own pictures need no masks
-        return {}
-    rounds = {name: node for name, node in record.nodes.items() if name.startswith("labels.h")}
-    return {
-        name.removeprefix("labels."): quality_by_source(measure_labels(store, pool, node, truth))
-        for name, node in rounds.items()
-    }
+    store = Store(curriculum.store)
+    found = {}
+    for role, prefix, flip_seed in (
+        ("object_centric", "labels.d_sem", curriculum.seed),
+        ("referring", "labels.h", None),
+    ):
+        try:
+            truth = ingest.prepare_ground_truth(
+                store,
+                pool,
+                getattr(curriculum.data, role),
+                name=role,
+                num_buckets=curriculum.num_buckets,
+                flip_seed=flip_seed,
+            )
+        except ValueError:  # one's own pictures need no masks
+            continue
+        for name, node in record.nodes.items():
+            if name.startswith(prefix):
+                measured = measure_labels(store, pool, node, truth)
+                found[name.removeprefix("labels.")] = quality_by_source(measured)
+    return found

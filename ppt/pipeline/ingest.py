@@ -79,7 +79,7 @@ class _PrepareSamples:
             ]
             # Section 3.2 transforms D_sem's pictures at random; a flip chosen once for a picture
             # keeps its encoding a single one.
-            if int(digest_of([self.seed, key]), 16) % 2:
+            if is_flipped(key, self.seed):
                 image = flip_picture(pixels)
         row = {
             "picture": key,
@@ -92,10 +92,16 @@ class _PrepareSamples:
         return row, [_rejected(key, r.expression_id, 1, r.reason) for r in raw.rejected]
 
 
+def is_flipped(key: str, seed: int) -> bool:
+    """Whether an object-centric picture is in `samples` as in a mirror."""
+    return bool(int(digest_of([seed, key]), 16) % 2)
+
+
 @dataclass(frozen=True)
 class _PrepareGroundTruth:
     data: AnyData
     num_buckets: int
+    flip_seed: int | None
 
     def __call__(self, bucket: int) -> BucketOutput:
         source = open_source(self.data)
@@ -106,7 +112,10 @@ class _PrepareGroundTruth:
             into += len(masks) + len(broken)
             rejected += [_rejected(key, r.expression_id, 1, r.reason) for r in broken]
             for truth in masks:
-                height, width = truth.mask.shape
+                mask = truth.mask
+                if self.flip_seed is not None and is_flipped(key, self.flip_seed):
+                    mask = mask[:, ::-1]
+                height, width = mask.shape
                 rows.append(
                     {
                         "picture": key,
@@ -114,7 +123,7 @@ class _PrepareGroundTruth:
                         "kind": truth.kind,
                         "height": height,
                         "width": width,
-                        "mask": encode_rle(truth.mask),
+                        "mask": encode_rle(mask),
                     }
                 )
         return BucketOutput(
@@ -155,13 +164,24 @@ def prepare_samples(
 
 
 def prepare_ground_truth(
-    store: Store, pool: Pool, data: AnyData, *, name: str, num_buckets: int
+    store: Store,
+    pool: Pool,
+    data: AnyData,
+    *,
+    name: str,
+    num_buckets: int,
+    flip_seed: int | None = None,
 ) -> Node:
-    """The `ground_truth` table of a source, for evaluation only. Quarantined: broken masks."""
+    """The `ground_truth` table of a source, for evaluation only. Quarantined: broken masks.
+
+    Of object-centric pictures `flip_seed` is the seed that `samples` were made with.
+    """
     source = open_source(data)
-    spec = {"truth": source.ground_truth_fingerprint, "num_buckets": num_buckets}
+    spec: dict[str, Any] = {"truth": source.ground_truth_fingerprint, "num_buckets": num_buckets}
+    if flip_seed is not None:
+        spec["flip_seed"] = flip_seed
     node = store.node("ground_truth", spec, buckets=num_buckets)
-    process = _PrepareGroundTruth(data, num_buckets)
+    process = _PrepareGroundTruth(data, num_buckets, flip_seed)
     return pool.run(node, process, title=f"prepare {name}'s ground truth")
 
 

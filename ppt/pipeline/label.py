@@ -106,6 +106,7 @@ class _LabelBucket:
     embeddings: Node
     model: Model
     labels: Labels
+    recipe: PointRecipe
 
     def __call__(self, bucket: int) -> BucketOutput:
         samples = self.samples.read(
@@ -113,10 +114,9 @@ class _LabelBucket:
         ).to_pylist()
         phrases = [p for sample in samples for p in phrases_of(sample, self.labels.chunker)]
         centric = bool(samples) and samples[0]["class_name"] is not None
-        recipe = self.labels.object_centric if centric else self.labels.referring
         found = prompt_phrases(
             phrases,
-            recipe,
+            self.recipe,
             features=self.features,
             embeddings=self.embeddings,
             bucket=bucket,
@@ -211,6 +211,6 @@ def label(
     }
     parents = {"samples": samples, "features": features}
     node = store.node("labels", spec, parents, buckets=samples.num_buckets)
-    process = _LabelBucket(samples, features, embeddings, model, labels)
+    process = _LabelBucket(samples, features, embeddings, model, labels, recipe)
     total = samples.counts()["expressions"]["out"]
     return pool.run(node, process, title=f"label {name}", total=total)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ppt.masks import decode_rle, iou
 from ppt.pipeline.passes import Pool
-from ppt.schema import LABEL_QUALITY, QUARANTINE
+from ppt.schema import LABEL_QUALITY, QUARANTINE, sentence_key
 from ppt.store import DATA, BucketOutput, Count, Node, Store
 from ppt.store import QUARANTINE as REJECTED
 
@@ -34,10 +34,10 @@ class _MeasureBucket:
     ground_truth: Node
 
     def __call__(self, bucket: int) -> BucketOutput:
-        truths = {_key(row): row for row in self.ground_truth.read(bucket).to_pylist()}
+        truths = {sentence_key(row): row for row in self.ground_truth.read(bucket).to_pylist()}
         rows, rejected = [], []
         for label in self.labels.read(bucket).to_pylist():
-            truth = truths.get(_key(label))
+            truth = truths.get(sentence_key(label))
             if truth is None:
                 rejected.append(_without_truth(label))
                 continue
@@ -63,10 +63,6 @@ class _MeasureBucket:
         )
 
 
-def _key(row: dict) -> tuple[str, str]:
-    return row["picture"], row["expression_id"]
-
-
 def _without_truth(label: dict) -> dict[str, Any]:
     return {
         "picture": label["picture"],
@@ -77,7 +73,7 @@ def _without_truth(label: dict) -> dict[str, Any]:
 
 
 def measure_labels(store: Store, pool: Pool, labels: Node, ground_truth: Node) -> Node:
-    """The `LABEL_QUALITY` of H's labels, bucket by bucket."""
+    """The `LABEL_QUALITY` of the labels of H or of D_sem, bucket by bucket."""
     parents = {"labels": labels, "ground_truth": ground_truth}
     node = store.node("label_quality", {}, parents, buckets=labels.num_buckets)
     process = _MeasureBucket(labels, ground_truth)
@@ -86,11 +82,13 @@ def measure_labels(store: Store, pool: Pool, labels: Node, ground_truth: Node) -
 
 
 def quality_by_source(measured: Node) -> list[LabelQuality]:
-    """The means of a measured table: first H_sem, then H_ref of which something is chosen."""
+    """The means of a measured table by source; of H_ref what has a referent."""
     rows = measured.read_all().to_pylist()
     found = []
-    for source in ("h_sem", "h_ref"):
+    for source in ("d_sem", "h_sem", "h_ref"):
         mine = [row for row in rows if row["source"] == source and row["iou"] is not None]
+        if not mine:
+            continue
         found.append(
             LabelQuality(
                 source,

@@ -13,12 +13,12 @@ import pyarrow as pa
 import torch
 
 from ppt.config import Model
+from ppt.diagnosis import CHANGE
 from ppt.masks import decode_rle, encode_rle, iou
 from ppt.pipeline.models import pass_device, sam_decoder
 from ppt.pipeline.passes import Pool
-from ppt.pipeline.report.sentences import CHANGE
 from ppt.pipeline.tables import mapped, row_of
-from ppt.schema import QUARANTINE, WITHOUT_NEGATIVES, from_fixed_binary
+from ppt.schema import QUARANTINE, WITHOUT_NEGATIVES, from_fixed_binary, sentence_key
 from ppt.store import DATA, BucketOutput, Count, Node, Store
 from ppt.store import QUARANTINE as REJECTED
 
@@ -49,15 +49,15 @@ class _DecodeWithout:
 
     def __call__(self, bucket: int) -> BucketOutput:
         results = self.results.read(bucket).to_pylist()
-        truths = {_key(row): row for row in self.ground_truth.read(bucket).to_pylist()}
+        truths = {sentence_key(row): row for row in self.ground_truth.read(bucket).to_pylist()}
         prompts = [row for row in results if 0 in row["point_labels"]]
         masks: dict[tuple[str, str], np.ndarray] = {}
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
             part = prompts[start : start + PROMPTS_AT_ONCE]
-            masks |= zip(map(_key, part), self._decode(part, bucket), strict=True)
+            masks |= zip(map(sentence_key, part), self._decode(part, bucket), strict=True)
         rows = []
         for row in results:
-            truth, mask = truths[_key(row)], masks.get(_key(row))
+            truth, mask = truths[sentence_key(row)], masks.get(sentence_key(row))
             without = row["iou"]
             if mask is not None:
                 target = decode_rle(truth["mask"], truth["height"], truth["width"])
@@ -102,10 +102,6 @@ class _DecodeWithout:
             multimask_output=False,
         )
         return [mask.cpu().numpy() for mask in decoder.finish_batch(logits[:, 0], sizes[index])]
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str]:
-    return row["picture"], row["expression_id"]
 
 
 def decode_without_negatives(

@@ -62,6 +62,8 @@ def test_rows_share_their_beginnings(
 
     page = (folder / "report.html").read_text()
     assert "Semantic Learning" in page and "h.1" in page and "{{" not in page
+    told_once = '<tr><td class="name">all</td><td class="name">{}</td><td class="name">{}</td>'
+    assert told_once.format("", "d_sem") in page and told_once.format("h", "h_sem") in page
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("ppt")
     runs = client.search_runs([experiment.experiment_id], "tags.`ppt.kind` = 'ablation'")

@@ -299,11 +299,13 @@ def test_the_quickstart_can_run_and_no_ray_is_started(monkeypatch: pytest.Monkey
 
 
 def test_the_same_data_in_two_roles_is_stored_once() -> None:
-    curriculum = load_curriculum(
-        QUICKSTART, ["data.validation.seed=40", "data.validation.num_pictures=300"]
-    )
+    held_out = "{format: toybox_scenes, num_pictures: 300, seed: 40}"
+    overrides = [f"data.{role}={held_out}" for role in ("validation", "evaluation")]
+    curriculum = load_curriculum(QUICKSTART, overrides)
     contents = {role: check_data(role, curriculum.data)[1] for role in (*ROLES, "object_centric")}
-    assert estimate(curriculum, contents).pictures == 2000 + 1600 + 800 + 300
+    once = sum(contents[role].pictures for role in ("referring", "object_centric"))
+    made = curriculum.synthesis.num_pictures
+    assert estimate(curriculum, contents).pictures == made + once + 300
 
 
 # ---------------------------------------------------------------- weights

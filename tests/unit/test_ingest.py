@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from ppt.config import ConfigError, Resources, load_curriculum
+from ppt.data.toybox import ToyboxObjectSource
+from ppt.masks import decode_rle
 from ppt.pipeline.curriculum import SPLITS, TRAINING_DATA, _Run
+from ppt.pipeline.ingest import prepare_ground_truth
 from ppt.pipeline.passes import Pool, Process
 from ppt.store import Node
 
@@ -81,3 +86,25 @@ def test_one_usable_mask_is_enough(tmp_path: Path) -> None:
     run.prepare()
     counts = run.nodes["ground_truth.evaluation"].counts()["expressions"]
     assert counts == {"in": 2, "out": 1, "quarantined": 1}
+
+
+def test_the_truth_of_object_centric_pictures_is_flipped_as_they_are(tmp_path: Path) -> None:
+    run = run_with(tmp_path, "data.object_centric.num_pictures=12")
+    run.prepare(["object_centric"])
+    data = run.curriculum.data.object_centric
+    truth = prepare_ground_truth(
+        run.store, run.pool, data, name="object_centric", num_buckets=2, flip_seed=0
+    )
+    truths = {row["picture"]: row for row in truth.read_all().to_pylist()}
+    flipped = 0
+    for sample in run.nodes["samples.object_centric"].read_all().to_pylist():
+        drawn = ToyboxObjectSource(data).picture(sample["picture"])
+        stored = np.asarray(Image.open(BytesIO(sample["image"])), np.float32)
+        as_drawn = np.abs(stored - drawn.image).mean()
+        mirrored = bool(np.abs(stored - drawn.image[:, ::-1]).mean() < as_drawn)
+        flipped += mirrored
+        mask = drawn.objects[0].mask
+        row = truths.pop(sample["picture"])
+        found = decode_rle(row["mask"], row["height"], row["width"])
+        assert (found == (mask[:, ::-1] if mirrored else mask)).all()
+    assert 0 < flipped < 12 and not truths

@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ppt.diagnosis import CANDIDATE_GROUPS, MEANING, OUTCOMES
+from ppt.diagnosis import CANDIDATE_GROUPS, CHANGE, MEANING, OUTCOMES
 from ppt.drawing import NEGATIVE, POSITIVE
 from ppt.metrics import RunningMetrics
 from ppt.pipeline.ablation import ALL, Ablation, Line
+from ppt.pipeline.label_quality import LabelQuality
 from ppt.pipeline.negative_points import NegativeEffect, effect_of
 from ppt.pipeline.report.negatives import NegativesGallery, negatives_gallery
-from ppt.pipeline.report.sentences import CHANGE
 from ppt.pipeline.report.templates import template
 from ppt.table3 import METRICS
 
@@ -195,24 +195,32 @@ def _galleries(ablation: Ablation) -> Iterator[tuple[Line, NegativesGallery]]:
 
 
 def _qualities(ablation: Ablation) -> Iterator[dict[str, Any]]:
-    """A table row for each line, round and source: means over the seeds."""
+    """Lines of a table, each of a source and round: means over the seeds. What lines of the
+    ablation have in common is told once."""
+    rows_of: dict[tuple, list[str]] = {}
     for line in ablation.lines:
         by_seed = [measured.labels for measured in line.by_seed.values()]
         rounds = list(dict.fromkeys(name for labels in by_seed for name in labels))
         for round in rounds:
             found = [labels[round] for labels in by_seed if round in labels]
-            for same in zip(*found, strict=True):
-                again = (
-                    round != rounds[0] and same[0].source == "h_sem"
-                )  # Select leaves it as it is
-                if again or not any(quality.num for quality in same):
-                    continue
-                yield {
-                    "row": line.name,
-                    "round": round,
-                    "source": same[0].source,
-                    **{
-                        key: sum(getattr(quality, key) for quality in same) / len(same)
-                        for key in ("num", "mean_iou", "precision", "best_iou")
-                    },
-                }
+            for source in dict.fromkeys(quality.source for labels in found for quality in labels):
+                if source == "h_sem" and round != "h":
+                    continue  # Select leaves it as it is
+                same = [q for labels in found for q in labels if q.source == source]
+                means = (_mean(same, key) for key in ("num", "mean_iou", "precision", "best_iou"))
+                rows_of.setdefault((round, source, *means), []).append(line.name)
+    everyone = {name for names in rows_of.values() for name in names}
+    for (round, source, num, mean_iou, precision, best_iou), names in rows_of.items():
+        yield {
+            "row": "all" if everyone == set(names) else ", ".join(names),
+            "round": "" if source == "d_sem" else round,
+            "source": source,
+            "num": num,
+            "mean_iou": mean_iou,
+            "precision": precision,
+            "best_iou": best_iou,
+        }
+
+
+def _mean(qualities: list[LabelQuality], key: str) -> float:
+    return sum(getattr(quality, key) for quality in qualities) / len(qualities)

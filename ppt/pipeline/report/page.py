@@ -7,12 +7,13 @@ from typing import Any
 
 import yaml
 
+from ppt.diagnosis import CHANGE
 from ppt.drawing import PREDICTION, TRUTH
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.report.curriculum_picture import curriculum_picture
 from ppt.pipeline.report.curves import loss_curves
 from ppt.pipeline.report.gallery import change_gallery, outcome_gallery
-from ppt.pipeline.report.sentences import CHANGE, FOUND, UNKNOWN, Comparison, changes, compare
+from ppt.pipeline.report.sentences import FOUND, UNKNOWN, Comparison, changes, compare
 from ppt.pipeline.report.sources import CONTEXT, REFERENT, select_rounds, training_sources
 from ppt.pipeline.report.templates import template
 from ppt.pipeline.summary import best_baseline, summarise

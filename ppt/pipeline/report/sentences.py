@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppt.diagnosis import CHANGE
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.summary import best_baseline
+from ppt.schema import sentence_key
 
 KINDS = ("class", "colour", "position", "relation")
 UNKNOWN = "unknown"
-
-CHANGE = 0.1
-"""A sentence improved or worsened when its IoU moved by at least this much."""
 
 FOUND = 0.5
 """A referent counts as found from this IoU on, as in P@0.5."""
@@ -75,11 +74,11 @@ def compare(record: RunRecord) -> Comparison:
         name: record.nodes[f"results.{name}"].read_all(columns=columns).to_pylist()
         for name in names
     }
-    first = sorted(tables[names[0]], key=_key)
+    first = sorted(tables[names[0]], key=sentence_key)
     iou = {}
     for name, rows in tables.items():
-        by_key = {_key(row): row["iou"] for row in rows}
-        iou[name] = np.array([by_key[_key(row)] for row in first], np.float64)
+        by_key = {sentence_key(row): row["iou"] for row in rows}
+        iou[name] = np.array([by_key[sentence_key(row)] for row in first], np.float64)
     sentences = [
         Sentence(row["picture"], row["expression_id"], row["text"], row["kind"] or UNKNOWN)
         for row in first
@@ -111,7 +110,3 @@ def _change(comparison: Comparison, before: str, after: str) -> Change:
         by_kind={kind: kinds_after[kind] - kinds_before[kind] for kind in comparison.kinds},
         difference=float(100 * (new - old).mean()) if len(old) else 0.0,
     )
-
-
-def _key(row: dict) -> tuple[str, str]:
-    return row["picture"], row["expression_id"]
