@@ -30,6 +30,7 @@ SMALL = [  # the quickstart with a few pictures: every step, every source, secon
     "stages.ris_joint.num_epochs=1",
     "stages.domain_refinement.num_epochs=1",
     "stages.domain_refinement.rounds=1",
+    "resources.num_workers=2",
 ]
 
 

@@ -46,7 +46,7 @@ def test_an_override_changes_one_value(quickstart: Path) -> None:
         ("nonsense", "override 'nonsense' must look like"),
         ("seed.deep=1", "seed is a value, not a group"),
         ("stages.ris_joint.sources={h_ref: 0}", "sources.h_ref must be > 0, got 0"),
-        ("training.global_batch_size=1", "global_batch_size must be >= resources.num_workers"),
+        ("resources.num_workers=33", "global_batch_size must be >= resources.num_workers"),
         (
             "resources.num_workers=[1, 64]",
             "global_batch_size must be >= .*64",

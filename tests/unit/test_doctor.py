@@ -436,16 +436,18 @@ def test_services_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_many_cpus() -> None:
-    check = lines(QUICKSTART, "resources.cpus_per_worker=4000")["CPUs and GPUs"]
+    asked = ("resources.num_workers=2", "resources.cpus_per_worker=4000")
+    check = lines(QUICKSTART, *asked)["CPUs and GPUs"]
     assert check.stops
     assert "asked for: 8000 CPU" in check.found
 
 
 def test_cpus_are_counted_as_ray_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray._private.utils._get_docker_cpus", lambda: 3.0)  # a container's
-    check = lines(QUICKSTART, "resources.cpus_per_worker=1.4")["CPUs and GPUs"]
+    two = "resources.num_workers=2"
+    check = lines(QUICKSTART, two, "resources.cpus_per_worker=1.4")["CPUs and GPUs"]
     assert check.found.startswith("3 CPUs") and not check.stops
-    assert lines(QUICKSTART, "resources.cpus_per_worker=1.6")["CPUs and GPUs"].stops
+    assert lines(QUICKSTART, two, "resources.cpus_per_worker=1.6")["CPUs and GPUs"].stops
 
 
 def test_other_versions_than_those_tested(monkeypatch: pytest.MonkeyPatch) -> None:
