@@ -6,6 +6,7 @@ ppt sweep curricula/sweeps/stages_and_queries.yaml --resume
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,9 @@ from jobs.common import Overrides, command, run_alone, say
 from ppt.pipeline.sweep import run_sweep
 from ppt.pipeline.sweep_config import load_sweep
 from ppt.pipeline.sweep_results import PICTURE, SUMMARY, TABLE, print_sweep
+
+FILE_WIDTH = 160
+"""A file has no width, and the 80 that rich takes then break the keys' names."""
 
 SweepPath = Annotated[
     Path,
@@ -36,7 +40,7 @@ def main(
     Overrides change the curriculum of all trials. The best trial is chosen without ground truth.
     """
     record = run_sweep(load_sweep(sweep), overrides or [], resume=resume)
-    print_sweep(record, Console())
+    print_sweep(record, Console(width=None if sys.stdout.isatty() else FILE_WIDTH))
     for name, file in (("sweep:  ", SUMMARY), ("trials: ", TABLE), ("picture:", PICTURE)):
         say(f"{name} {record.folder}/{file}")
     if any(trial.status == "failed" for trial in record.trials):

@@ -36,7 +36,14 @@ from ppt.pipeline.sweep_config import (
     trials_of,
 )
 from ppt.pipeline.sweep_results import SUMMARY, SweepRecord, Trial, write_sweep
-from ppt.pipeline.tracking import Run, experiment, flatten, quiet_client, tracking_uri
+from ppt.pipeline.tracking import (
+    Run,
+    end_running_below,
+    experiment,
+    flatten,
+    quiet_client,
+    tracking_uri,
+)
 from ppt.pipeline.training import epochs_trained
 from ppt.store import Node, Store, digest_of
 
@@ -401,6 +408,7 @@ def _trial(
 def _finish(record: SweepRecord, state: Mapping[str, Any]) -> None:
     """The sweep's files, in its folder and in MLflow; the figures in MLflow."""
     client = quiet_client(tracking_uri(record.folder))
+    end_running_below(client, state["parent"])  # Tune stops a trial by its process
     for path in write_sweep(record, state):
         client.log_artifact(state["parent"], str(path))
     figures = {name: getattr(record, name) for name in ("trained", "distinct", "without_sharing")}

@@ -179,11 +179,12 @@ def print_sweep(record: SweepRecord, console: Console) -> None:
     table = Table(title=f"{record.sweep.name}: {len(record.trials)} trials", title_justify="left")
     table.add_column("trial")
     for key in record.sweep.space:
-        table.add_column(_short(key), justify="right")
-    for column in ("pseudo-IoU", "mIoU (truth)", "epochs"):
-        table.add_column(column, justify="right")
-    table.add_column("model")
-    table.add_column("")
+        name = _short(key).replace(".", "\n")
+        table.add_column(name, justify="right", overflow="fold")
+    for column in ("pseudo-IoU", "mIoU\n(truth)", "epochs"):
+        table.add_column(column, justify="right", overflow="fold")
+    table.add_column("model", overflow="fold")
+    table.add_column("", overflow="fold")
     for trial in sorted(record.trials, key=_rank):
         marks = [
             *(["best by pseudo-IoU"] if trial is weak else []),

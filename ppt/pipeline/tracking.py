@@ -212,6 +212,15 @@ class Tracker:
         return experiment(self.client, self.uri)
 
 
+def end_running_below(client: MlflowClient, parent: str) -> None:
+    """End as KILLED what runs under `parent`, at any depth: nobody is left who would end it."""
+    ours = client.get_run(parent).info.experiment_id
+    for run in client.search_runs([ours], f"tags.`mlflow.parentRunId` = '{parent}'"):
+        end_running_below(client, run.info.run_id)
+        if run.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
 def log_ablation(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
     """The ablation's own run: each line's mean metrics, the cost, the table, plot and page.
 

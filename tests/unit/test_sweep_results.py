@@ -78,6 +78,12 @@ def test_the_weak_criterion_and_the_truth_may_disagree(tmp_path: Path) -> None:
     assert lines[-1] == "18 stage-epochs trained, 21 without sharing"
 
 
+def test_a_narrow_terminal_cuts_nothing_off(tmp_path: Path) -> None:
+    console = Console(width=80, record=True)
+    print_sweep(record(tmp_path), console)
+    assert "…" not in console.export_text()
+
+
 def test_what_was_trained_before_is_said(tmp_path: Path) -> None:
     line = "10 stage-epochs trained, 21 without sharing (8 were trained before)"
     assert record(tmp_path, trained=10).shared == line

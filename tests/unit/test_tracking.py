@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from run_record import STAGES, build_record, curriculum
 
 from ppt.pipeline.record import RunRecord
-from ppt.pipeline.tracking import Tracker
+from ppt.pipeline.tracking import Tracker, end_running_below
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +170,26 @@ def test_a_lost_database_starts_a_new_run(elsewhere: RunRecord) -> None:
     (Path(elsewhere.folder) / "mlflow-run.json").write_text(json.dumps(lost))
     log_all(elsewhere, stages=0)
     assert state_of(elsewhere)["run_id"] != "0" * 32
+
+
+def test_what_a_scheduler_stopped_does_not_run_for_ever(tmp_path: Path) -> None:
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.create_experiment("sweep")
+
+    def begun(parent: str | None) -> str:
+        tags = {"mlflow.parentRunId": parent} if parent else {}
+        return client.create_run(experiment, tags=tags).info.run_id
+
+    sweep = begun(None)
+    done, stopped, of_another = begun(sweep), begun(sweep), begun(begun(None))
+    stage = begun(stopped)
+    client.set_terminated(done, "FINISHED")
+    end_running_below(client, sweep)
+    runs = (sweep, done, stopped, stage, of_another)
+    assert [client.get_run(run).info.status for run in runs] == [
+        "RUNNING",
+        "FINISHED",
+        "KILLED",
+        "KILLED",
+        "RUNNING",
+    ]
