@@ -52,7 +52,13 @@ def check_fits(resources: Resources) -> None:
 
 
 def fits_beside_training(resources: Resources, runs: int = 1) -> bool:
-    """Whether the actors of the passes may stay while a stage trains, in so many runs at once."""
+    """Whether the actors of the passes may stay while a stage trains, in so many runs at once.
+
+    Never on several machines: their actors may lie so that none of them has room for a worker.
+    """
+    machines = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
+    if len(machines) > 1:
+        return False
     there = ray.cluster_resources()
     train = train_request(resources, resources.most_workers)
     return all(
