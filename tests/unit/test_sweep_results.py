@@ -15,7 +15,6 @@ from rich.console import Console
 
 from ppt.config import load_curriculum
 from ppt.pipeline.record import StageRecord
-from ppt.pipeline.sweep import _Reporter
 from ppt.pipeline.sweep_config import Sweep
 from ppt.pipeline.sweep_results import (
     SweepRecord,
@@ -24,6 +23,7 @@ from ppt.pipeline.sweep_results import (
     print_sweep,
     write_sweep,
 )
+from ppt.pipeline.sweep_trials import Reporter
 from ppt.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def test_a_trial_reports_its_best_stage_and_how_far_it_is(tmp_path: Path) -> Non
         ["stages.semantic_alignment.num_epochs=2", "stages.ris_object_centric.num_epochs=2"],
     )
     told: list[dict[str, Any]] = []
-    reporter = _Reporter(curriculum, told.append)
+    reporter = Reporter(curriculum, told.append)
     store = Store(str(tmp_path))
     for step, score in (("semantic_alignment", 50.0), ("ris_object_centric", 40.0)):
         node = store.node("checkpoints", step)
