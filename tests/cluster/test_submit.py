@@ -144,7 +144,7 @@ def test_a_jobs_own_exit_code_comes_back(address: str, tmp_path: Path) -> None:
     started = [(_start(address, *words), code) for words, code in ((mistake, 2), (crash, 1))]
     results = [(_submit("--address", address, "--follow", name), code) for name, code in started]
     assert [result.exit_code for result, _ in results] == [2, 1]
-    assert "resources ask for 128 CPU" in " ".join(results[0][0].stdout.split())
+    assert "resources ask for 64 CPU" in " ".join(results[0][0].stdout.split())
     assert "Traceback" not in results[0][0].stdout
     assert "Traceback" in results[1][0].stdout
 
