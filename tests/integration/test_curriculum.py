@@ -70,10 +70,13 @@ def test_select_chooses_one_referent_and_leaves_h_sem(finished: RunRecord) -> No
         finished.nodes[name].read_all().to_pylist() for name in ("labels.h", "labels.h.1")
     )
     assert len(before) == len(after)
+    assert sum(row["source"] == "h_ref" for row in after) > 10
     for old, new in zip(before, after, strict=True):
         scores = [c["is_referent"] for c in new["candidates"]]
         if old["source"] == "h_sem":
             assert new == old
+        elif new["source"] == "undecided":  # no query lies on any candidate
+            assert not any(scores)
         else:
             assert sorted(scores) == [0.0] * (len(scores) - 1) + [1.0]
 
