@@ -15,7 +15,7 @@ import functools
 import re
 from typing import NamedTuple
 
-CHUNKERS = {"rules": "rules-1", "spacy": "spacy-1/en_core_web_sm"}
+CHUNKERS = {"rules": "rules-2", "spacy": "spacy-1/en_core_web_sm"}
 """Chunkers and their versions, which are part of the labels' digest."""
 
 
@@ -83,7 +83,7 @@ _ING_NOUNS = _words(
 )
 _ED_NOUNS = _words("red bed shed sled speed seed weed reed feed breed need deed tweed ted ned")
 
-_TOKEN = re.compile(r"[a-z0-9#]+(?:['’/-][a-z0-9]+)*|[,.;:!?()&]")
+_TOKEN = re.compile(r"#?[a-z0-9]+(?:['’/-][a-z0-9]+)*|[,.;:!?()&]")
 
 
 class _Piece(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ppt.data.relations import position_words
@@ -153,6 +153,8 @@ SHORTHAND = st.sampled_from(["the", "left", "in", "red", "of", "one", "and", "to
 
 
 @given(st.text(max_size=60) | st.lists(SHORTHAND).map(" ".join))
+@example("#")
+@example("player #5")
 @settings(max_examples=200, deadline=None)
 def test_any_text_with_a_letter_or_digit_has_a_phrase(text):
     phrases = noun_phrases(text)
