@@ -211,6 +211,8 @@ def label_qualities(record: RunRecord, pool: Pool) -> dict[str, list[LabelQualit
             )
         except ValueError:  # one's own pictures need no masks
             continue
+        if not truth.counts()["expressions"]["out"]:
+            continue  # nor have photographs of a class
         for name, node in record.nodes.items():
             if name.startswith(prefix):
                 measured = measure_labels(store, pool, node, truth)

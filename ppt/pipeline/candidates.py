@@ -18,6 +18,7 @@ from ppt.pipeline import features
 from ppt.pipeline.label import label, phrases_of
 from ppt.pipeline.passes import Pool
 from ppt.pipeline.record import RunRecord
+from ppt.schema import sentence_key
 from ppt.store import Node, Store
 
 SentenceKey = tuple[str, str]
@@ -65,7 +66,7 @@ def metrics_by_candidates(
     columns = ["picture", "expression_id", "intersection", "union"]
     for bucket in range(results.num_buckets):
         for row in results.read(bucket, columns=columns).to_pylist():
-            group = candidate_group(counts.get((row["picture"], row["expression_id"]), 0))
+            group = candidate_group(counts.get(sentence_key(row), 0))
             metrics = found.setdefault(group, RunningMetrics())
             metrics.update(row["intersection"], row["union"])
     return found

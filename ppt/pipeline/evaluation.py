@@ -24,7 +24,7 @@ from ppt.pipeline.label import Phrase, prompt_phrases
 from ppt.pipeline.models import pass_device, sam_decoder_at
 from ppt.pipeline.passes import Pool
 from ppt.protocols import OURS, Protocol
-from ppt.schema import QUARANTINE, RESULTS
+from ppt.schema import QUARANTINE, RESULTS, sentence_key
 from ppt.store import DATA, BucketOutput, Count, Node, Store
 from ppt.store import QUARANTINE as REJECTED
 
@@ -61,7 +61,7 @@ def _sentences(
     }
     sentences, rejected = [], []
     for row in protocol.scored(split.ground_truth.read(bucket).to_pylist()):
-        key = (row["picture"], row["expression_id"])
+        key = sentence_key(row)
         if key in texts:
             truth = decode_rle(row["mask"], row["height"], row["width"])
             sentences.append(_Sentence(*key, texts[key], row["kind"], truth))

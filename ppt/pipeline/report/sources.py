@@ -10,6 +10,7 @@ from ppt.masks import decode_rle
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.report.panels import CANDIDATES, candidates_panel, data_uri, mask_panel
 from ppt.pipeline.report.rows import images_of, rows_of
+from ppt.schema import sentence_key
 from ppt.store import DATA, LABELS, Node, digest_of
 
 REFERENT, CONTEXT = CANDIDATES[0], CANDIDATES[1]
@@ -178,7 +179,7 @@ def _chosen(labels: Node) -> dict[Key, int | None]:
     for bucket in range(labels.num_buckets):
         for row in labels.read(bucket).to_pylist():
             if row["source"] in ("h_ref", "undecided"):
-                found[row["picture"], row["expression_id"]] = _referent(row)
+                found[sentence_key(row)] = _referent(row)
     return found
 
 
@@ -191,7 +192,7 @@ def _choices(record: RunRecord, chosen: list[dict[Key, int | None]]) -> list[Cho
     keys = [{"picture": p, "expression_id": e} for p, e in chosen[0]]
 
     def moved(row: dict) -> bool:
-        key = (row["picture"], row["expression_id"])
+        key = sentence_key(row)
         return len({by_key[key] for by_key in chosen}) > 1
 
     shown = _lot([row for row in keys if moved(row)], NUM_CHOICES // 2)
@@ -201,7 +202,7 @@ def _choices(record: RunRecord, chosen: list[dict[Key, int | None]]) -> list[Cho
     labels = rows_of(record.nodes["labels.h"], pictures)
     choices = []
     for row in shown:
-        key = (row["picture"], row["expression_id"])
+        key = sentence_key(row)
         (label,) = [r for r in labels[key[0]] if r["expression_id"] == key[1]]
         colours = [CANDIDATES[i % len(CANDIDATES)] for i in range(len(label["candidates"]))]
         panel = candidates_panel(images[key[0]], _masks(label), colours)
