@@ -34,7 +34,7 @@ def connected(resources: Resources, *, dashboard: bool = False) -> Iterator[None
 
 
 def check_fits(resources: Resources) -> None:
-    """Raise ConfigError where passes or training ask for more than the cluster has.
+    """Raise ConfigError where passes or training ask for more than the cluster's nodes have.
 
     Without this check a job that can never be placed waits in silence.
     """
@@ -49,6 +49,16 @@ def check_fits(resources: Resources) -> None:
                     f"resources ask for {amount:g} {kind} at once, the cluster has "
                     f"{there.get(kind, 0):g}: lower resources.num_* or resources.*_per_*"
                 )
+    for what, number, asked in (
+        ("actor", resources.num_actors, actor_request(resources)),
+        ("worker", resources.fewest_workers, worker_request(resources)),
+    ):
+        if number > (places := _places(asked)):
+            each = " and ".join(f"{amount:g} {kind}" for kind, amount in asked.items() if amount)
+            raise ConfigError(
+                f"resources.num_{what}s asks for {number} of {each} each, the cluster's nodes have "
+                f"room for {places} (each lies on one node): lower it or resources.*_per_{what}"
+            )
 
 
 def fits_beside_training(resources: Resources, runs: int = 1) -> bool:
@@ -56,8 +66,7 @@ def fits_beside_training(resources: Resources, runs: int = 1) -> bool:
 
     Never on several machines: their actors may lie so that none of them has room for a worker.
     """
-    machines = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
-    if len(machines) > 1:
+    if len(_nodes()) > 1:
         return False
     there = ray.cluster_resources()
     train = train_request(resources, resources.most_workers)
@@ -83,17 +92,35 @@ def runs_at_once(resources: Resources) -> int:
     )
 
 
+def _nodes() -> list[dict[str, float]]:
+    """The resources of every node that does work."""
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return [resources for resources in alive if resources.get("CPU", 0) > 0]
+
+
+def _places(asked: dict[str, float]) -> int:
+    """How many that each ask for this the nodes have room for, each of them on one node."""
+    return sum(
+        min(int((node.get(kind, 0) + 1e-6) // amount) for kind, amount in asked.items() if amount)
+        for node in _nodes()
+    )
+
+
+def actor_request(resources: Resources) -> dict[str, float]:
+    return {"CPU": resources.cpus_per_actor, "GPU": resources.gpus_per_actor}
+
+
+def worker_request(resources: Resources) -> dict[str, float]:
+    return {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+
+
 def pass_request(resources: Resources) -> dict[str, float]:
     """What the actor pool takes."""
-    return {
-        "CPU": resources.num_actors * resources.cpus_per_actor,
-        "GPU": resources.num_actors * resources.gpus_per_actor,
-    }
+    return {k: resources.num_actors * amount for k, amount in actor_request(resources).items()}
 
 
 def train_request(resources: Resources, num_workers: int) -> dict[str, float]:
     """What a stage takes with so many workers: them and one reader for each."""
-    return {
-        "CPU": num_workers * (resources.cpus_per_worker + resources.cpus_per_reader),
-        "GPU": num_workers * resources.gpus_per_worker,
-    }
+    asked = {k: num_workers * amount for k, amount in worker_request(resources).items()}
+    asked["CPU"] += num_workers * resources.cpus_per_reader
+    return asked

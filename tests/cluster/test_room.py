@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from ray.cluster_utils import Cluster
 
-from ppt.config import Resources
-from ppt.pipeline.cluster import connected, fits_beside_training
+from ppt.config import ConfigError, Resources
+from ppt.pipeline.cluster import check_fits, connected, fits_beside_training
 
 
 def test_actors_stay_beside_training_on_one_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,5 +23,11 @@ def test_actors_stay_beside_training_on_one_machine_only(monkeypatch: pytest.Mon
             cluster.add_node(num_cpus=2, node_ip_address="127.0.0.2")
             cluster.wait_for_nodes()
             assert not fits_beside_training(resources)
+            # Three and two CPUs are five, and no room for a worker of four.
+            with pytest.raises(ConfigError, match="num_workers asks for 1 of 4 CPU each.* for 0 "):
+                check_fits(Resources(cpus_per_worker=4))
+            with pytest.raises(ConfigError, match="num_actors asks for 4 of 1.25 CPU.* for 3 "):
+                check_fits(Resources(num_actors=4, cpus_per_actor=1.25))
+            check_fits(Resources(num_actors=3, cpus_per_actor=1.25))
     finally:
         cluster.shutdown()
