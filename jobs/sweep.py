@@ -14,9 +14,7 @@ import typer
 from rich.console import Console
 
 from jobs.common import Overrides, command, run_alone, say
-from ppt.pipeline.sweep import run_sweep
-from ppt.pipeline.sweep_config import load_sweep
-from ppt.pipeline.sweep_results import PICTURE, SUMMARY, TABLE, print_sweep
+from ppt.pipeline.sweep import PICTURE, SUMMARY, TABLE, load_sweep, print_sweep, run_sweep
 
 FILE_WIDTH = 160
 """A file has no width, and the 80 that rich takes then break the keys' names."""

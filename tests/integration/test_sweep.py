@@ -18,9 +18,7 @@ from conftest import ROOT
 from mlflow import MlflowClient
 
 from ppt.config import ConfigError
-from ppt.pipeline.sweep import run_sweep
-from ppt.pipeline.sweep_config import load_sweep
-from ppt.pipeline.sweep_results import SweepRecord
+from ppt.pipeline.sweep import SweepRecord, load_sweep, run_sweep
 
 JOINT = "stages.ris_joint.num_epochs"
 TINY = [

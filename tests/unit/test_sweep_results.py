@@ -15,15 +15,15 @@ from rich.console import Console
 
 from ppt.config import load_curriculum
 from ppt.pipeline.record import StageRecord
-from ppt.pipeline.sweep_config import Sweep
-from ppt.pipeline.sweep_results import (
+from ppt.pipeline.sweep.config import Sweep
+from ppt.pipeline.sweep.results import (
     SweepRecord,
     Trial,
     mean_by_value,
     print_sweep,
     write_sweep,
 )
-from ppt.pipeline.sweep_trials import Reporter
+from ppt.pipeline.sweep.trials import Reporter
 from ppt.store import Store
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from ppt.pipeline.sweep_config import Sweep, Values
+from ppt.pipeline.sweep.config import Sweep, Values
 
 SUMMARY, TABLE, PICTURE = "sweep.json", "trials.csv", "importance.png"
 

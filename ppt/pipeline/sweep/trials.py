@@ -13,7 +13,7 @@ from ppt.config import Curriculum
 from ppt.pipeline.curriculum import run_curriculum, training_runs
 from ppt.pipeline.record import StageRecord
 from ppt.pipeline.sibling import Sibling
-from ppt.pipeline.sweep_config import Sweep, Values, curriculum_of, trials_of
+from ppt.pipeline.sweep.config import Sweep, Values, curriculum_of, trials_of
 from ppt.store import Node, Store
 
 METRIC, TIME = "pseudo_iou", "epochs"

@@ -17,9 +17,9 @@ from ray import tune
 from ppt.config import ConfigError
 from ppt.pipeline.folder import RunFolder
 from ppt.pipeline.record import stage_epochs
-from ppt.pipeline.sweep_config import Sweep
-from ppt.pipeline.sweep_results import SUMMARY, SweepRecord, Trial, write_sweep
-from ppt.pipeline.sweep_trials import METRIC, TIME, Planned, curriculum_here, num_epochs_of
+from ppt.pipeline.sweep.config import Sweep
+from ppt.pipeline.sweep.results import SUMMARY, SweepRecord, Trial, write_sweep
+from ppt.pipeline.sweep.trials import METRIC, TIME, Planned, curriculum_here, num_epochs_of
 from ppt.pipeline.tracking import (
     Run,
     end_running_below,

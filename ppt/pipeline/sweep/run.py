@@ -1,8 +1,4 @@
-"""sweep: Ray Tune over the keys of a curriculum. A trial is a run like any other.
-
-Trials meet in the store: what their curricula share has one digest, one of them makes it, the
-others wait for it (`claims`). So a sweep trains every stage of the tree of its trials once.
-"""
+"""A sweep, from its trials before the search to its record."""
 
 from __future__ import annotations
 
@@ -20,10 +16,10 @@ from ppt.pipeline.cluster import connected, runs_at_once
 from ppt.pipeline.curriculum import check_inputs
 from ppt.pipeline.folder import RunFolder
 from ppt.pipeline.progress import console, progress_bar
-from ppt.pipeline.sweep_config import Range, Sweep
-from ppt.pipeline.sweep_record import record_of, tracked, write_record
-from ppt.pipeline.sweep_results import SweepRecord
-from ppt.pipeline.sweep_trials import METRIC, TIME, Planned, plan_trials, trainable
+from ppt.pipeline.sweep.config import Range, Sweep
+from ppt.pipeline.sweep.record import record_of, tracked, write_record
+from ppt.pipeline.sweep.results import SweepRecord
+from ppt.pipeline.sweep.trials import METRIC, TIME, Planned, plan_trials, trainable
 from ppt.store import Store
 
 
