@@ -12,6 +12,7 @@ from ppt.data.sources import RawExpression, RawMask, RawPicture, Rejected, finge
 from ppt.toybox import world
 
 _NUM_EXPRESSIONS = 2  # of a scene
+_FINGERPRINTED = 16  # pictures; other shares of the kinds of expressions leave many a one as it is
 
 Config = TypeVar("Config", ToyboxScenes, ToyboxObjects)
 
@@ -37,10 +38,10 @@ class _ToyboxSource(ABC, Generic[Config]):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The configuration, and the first picture: drawing them in another way is seen."""
-        raw = self.read(self.keys()[0])
-        texts = [e.text for e in raw.expressions]
-        return fingerprint_of([self._config.model_dump(), raw.image.hex(), texts])
+        """The configuration, and the first pictures: drawing them in another way is seen."""
+        raw = [self.read(key) for key in self.keys()[:_FINGERPRINTED]]
+        shown = [[r.image.hex(), *(e.text for e in r.expressions)] for r in raw]
+        return fingerprint_of([self._config.model_dump(), shown])
 
     @property
     def ground_truth_fingerprint(self) -> str:

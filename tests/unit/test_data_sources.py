@@ -21,6 +21,7 @@ from ppt.config import (
 )
 from ppt.data.pictures import check_picture
 from ppt.data.sources import UnreadablePicture, open_source
+from ppt.toybox import expressions
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 MINIREF = SHARED / "miniref"
@@ -412,6 +413,17 @@ def test_toybox_scenes():
     assert scenes().read(source.keys()[2]) == source.read(source.keys()[2])
     assert scenes().fingerprint == source.fingerprint != scenes(seed=4).fingerprint
     assert scenes(num_pictures=7).fingerprint != source.fingerprint
+
+
+def test_another_choice_of_expressions_is_seen_though_the_first_picture_stays(monkeypatch):
+    asked = {"num_pictures": 30, "seed": 1}
+    before = scenes(**asked)
+    first = before.read(before.keys()[0])
+    seen = before.fingerprint
+    monkeypatch.setattr(expressions, "KIND_SHARES", (0.05, 0.20, 0.40, 0.35))
+    after = scenes(**asked)
+    assert after.read(after.keys()[0]) == first
+    assert after.fingerprint != seen
 
 
 def test_toybox_objects():

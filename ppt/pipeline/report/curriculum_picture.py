@@ -74,7 +74,7 @@ def _feeds(
         parts.append(tag("circle", cx=at, cy=y, r=7, class_=f"dot {source.name}"))
         weight = weights[source.name]
         if weight != 1:
-            parts.append(text(at + 11, y + 4, f"× {weight:g}", "small"))
+            parts.append(text(at + 8, y - 10, f"× {weight:g}", "small"))
     return parts
 
 
@@ -89,7 +89,7 @@ def _select(
     y = TOP + names.index("h_ref") * LANE + (LANE - 8) / 2
     start, end = x - 34, x + COLUMN / 2 + 26 * 1.5 - 9
     way = f"M{start} {boxes_at} C{start} {y + 18} {start + 24} {y} {end} {y}"
-    label = text(x - 6, y - 7, f"Select, round {number}", "small select-label")
+    label = text(x + 14, y - 7, f"Select, round {number}", "small select-label")
     return tag("path", d=way, class_="select", marker_end="url(#head)") + label
 
 
