@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from jobs.common import Overrides, command, mlflow_ui, run_alone, say
+from jobs.common import Overrides, command, mlflow_ui, out, run_alone, say
 from ppt.config import ConfigError
 from ppt.pipeline.ablation import load_rows, run_ablation
 from ppt.pipeline.folder import RunFolder
@@ -46,7 +45,7 @@ def main(
         with _tracked_at(uri):
             ablation = run_ablation(folder.name, curricula)
             log_ablation(uri, ablation, write_ablation(ablation, Path(folder.path)))
-    Console().print(table_of(ablation))
+    out().print(table_of(ablation))
     say(f"report:  {folder.path}/report.html")
     say(f"table:   {folder.path}/table.csv")
     say(f"MLflow:  {mlflow_ui(uri)}")

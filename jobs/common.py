@@ -56,8 +56,16 @@ def load(path: Path, overrides: list[str] | None) -> Curriculum:
 
 def finish(record: RunRecord) -> None:
     """The end of a run: its table, and where to look next."""
-    print_summary(summarise(record), Console())
+    print_summary(summarise(record), out())
     say_places(record)
+
+
+FILE_WIDTH = 160
+
+
+def out() -> Console:
+    """Where tables go. A file has no width, and the 80 that rich takes then break names apart."""
+    return Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
 def say_places(record: RunRecord) -> None:

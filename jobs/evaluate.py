@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from jobs.common import CurriculumPath, Overrides, command, load, run_alone, say
+from jobs.common import CurriculumPath, Overrides, command, load, out, run_alone, say
 from ppt.pipeline.curriculum import Split, evaluate_curriculum
 from ppt.pipeline.export import results_folder
 from ppt.pipeline.summary import print_evaluation, summarise
@@ -45,7 +44,7 @@ def main(
         split=split,
         protocol=PROTOCOLS[protocol],
     )
-    print_evaluation(summarise(record), Console())
+    print_evaluation(summarise(record), out())
     say(f"results: {results_folder(record)}")
 
 

@@ -50,6 +50,8 @@ def main(
     if stop is not None:
         say(f"{stop} {'is stopped' if jobs.stop(client, stop) else 'had ended before'}")
         return
+    if follow is None:
+        say("sending the working directory")
     name = follow or jobs.submit(client, words, Path.cwd())
     again = f"ppt submit {f'--address {address} ' if address else ''}"
     if follow is None:

@@ -6,18 +6,13 @@ ppt sweep curricula/sweeps/stages_and_queries.yaml --resume
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from jobs.common import Overrides, command, run_alone, say
+from jobs.common import Overrides, command, out, run_alone, say
 from ppt.pipeline.sweep import PICTURE, SUMMARY, TABLE, load_sweep, print_sweep, run_sweep
-
-FILE_WIDTH = 160
-"""A file has no width, and the 80 that rich takes then break the keys' names."""
 
 SweepPath = Annotated[
     Path,
@@ -37,8 +32,12 @@ def main(
 
     Overrides change the curriculum of all trials. The best trial is chosen without ground truth.
     """
-    record = run_sweep(load_sweep(sweep), overrides or [], resume=resume)
-    print_sweep(record, Console(width=None if sys.stdout.isatty() else FILE_WIDTH))
+    try:
+        record = run_sweep(load_sweep(sweep), overrides or [], resume=resume)
+    except KeyboardInterrupt:
+        say("interrupted: the same command with --resume goes on from here")
+        raise typer.Exit(130) from None
+    print_sweep(record, out())
     for name, file in (("sweep:  ", SUMMARY), ("trials: ", TABLE), ("picture:", PICTURE)):
         say(f"{name} {record.folder}/{file}")
     if any(trial.status == "failed" for trial in record.trials):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from jobs.common import out
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.summary import print_quarantine, quarantined
 
@@ -19,6 +19,6 @@ def print_counts(record: RunRecord) -> None:
         for unit, count in node.counts().items():
             numbers = (f"{count[key]:,}" for key in ("in", "out", "quarantined"))
             table.add_row(name, unit, *numbers, f"{node.kind}/{node.digest}")
-    console = Console()
+    console = out()
     console.print(table)
     print_quarantine(list(quarantined(record)), console)

@@ -39,8 +39,10 @@ class _ToyboxSource(ABC, Generic[Config]):
     @functools.cached_property
     def fingerprint(self) -> str:
         """The configuration, and the first pictures: drawing them in another way is seen."""
-        raw = [self.read(key) for key in self.keys()[:_FINGERPRINTED]]
-        shown = [[r.image.hex(), *(e.text for e in r.expressions)] for r in raw]
+        shown = []
+        for key in self.keys()[:_FINGERPRINTED]:
+            raw: RawPicture = self.read(key)
+            shown.append([raw.image.hex(), *(e.text for e in raw.expressions)])
         return fingerprint_of([self._config.model_dump(), shown])
 
     @property

@@ -84,6 +84,7 @@ def run_curriculum(
                     run.baselines()
                     run.stages(tracker)
                     run.choose()
+                    tracker.choose()
                     run.finish(tracker)
             else:
                 run.prepare()
@@ -333,6 +334,8 @@ class _Run:
             tracker.finish_stage(stage)
             self.folder.publish()
             if self.sibling:
+                self.choose()
+                tracker.choose()
                 self.sibling.listener.stage(stage, self._score(stage))
 
     @contextmanager
@@ -403,7 +406,7 @@ class _Run:
         return record
 
     def choose(self) -> None:
-        """Which stage's checkpoint is the run's model; none where nothing is trained."""
+        """Which of the stages so far is the run's model; none where nothing is trained."""
         if not self.record.stages:
             return
         by = self.curriculum.model_selection

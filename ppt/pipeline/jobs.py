@@ -33,6 +33,11 @@ LEFT_BEHIND = (
 AGENT_SECONDS = 60
 """How long a head that has only just started may take until it can run a job."""
 
+NO_AGENT = (
+    "see dashboard_agent.log on the head; where another Ray there has its port, start it with "
+    "--dashboard-agent-listen-port and --dashboard-agent-grpc-port of its own"
+)
+
 PASSED_ON = ("MLFLOW_TRACKING_URI",)
 """Variables that a job gets from here. No secrets: the dashboard shows a job's environment."""
 
@@ -78,7 +83,8 @@ def connect(address: str | None) -> JobSubmissionClient:
 def submit(client: JobSubmissionClient, command: Sequence[str], folder: Path) -> str:
     """Send `folder` and start `python -m jobs.cli COMMAND` in it; returns the job's id."""
     variables = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
-    for patience in range(AGENT_SECONDS, -1, -1):
+    begun = time.monotonic()
+    while True:
         try:
             return client.submit_job(
                 entrypoint=shlex.join(["python", "-m", "jobs.cli", *command]),
@@ -89,11 +95,12 @@ def submit(client: JobSubmissionClient, command: Sequence[str], folder: Path) ->
                 },
             )
         except (RuntimeError, ValueError) as error:
-            if patience == 0 or "No available agent" not in str(error):
-                message = f"the cluster did not take the job: {_first_line(error)}"
+            message = f"the cluster did not take the job: {_first_line(error)}"
+            if "No available agent" not in str(error):
                 raise ConfigError(message) from None
+            if time.monotonic() - begun > AGENT_SECONDS:
+                raise ConfigError(f"{message}: {NO_AGENT}") from None
             time.sleep(1)
-    raise AssertionError("the last try returns or raises")
 
 
 def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> int:

@@ -77,11 +77,14 @@ class Run:
         self.tags |= tags
 
     def end(self, error: BaseException | None) -> None:
-        self.client.set_terminated(self.run_id, "FAILED" if error else "FINISHED")
+        by_hand = isinstance(error, KeyboardInterrupt)
+        status = "KILLED" if by_hand else "FAILED" if error else "FINISHED"
+        self.client.set_terminated(self.run_id, status)
 
 
 class Tracker:
-    """The runs of one curriculum. Leaving the `with` block ends the parent FINISHED or FAILED."""
+    """The runs of one curriculum. Leaving the `with` block ends the parent FINISHED, FAILED or, by
+    Ctrl-C, KILLED."""
 
     def __init__(self, record: RunRecord, parent: str | None = None) -> None:
         """`parent`: the run of a sweep, which this run is a part of."""
@@ -150,6 +153,18 @@ class Tracker:
         if stage.selected:
             tags["ppt.selected"] = stage.selected.digest
         run.set_tags(tags)  # last: until then the files may be incomplete
+
+    def choose(self) -> None:
+        """The model that the record has chosen, so far: its stage, its metrics as `chosen/...`."""
+        chosen, run = self.record.chosen, self.run
+        if chosen is None:
+            return
+        stage = next(stage for stage in self.record.stages if stage.name == chosen.stage)
+        run.set_tags({"ppt.chosen": chosen.stage, "ppt.chosen_by": chosen.by})
+        figures = dict(stage.metrics)
+        if chosen.scores:
+            figures[chosen.by] = chosen.scores[stage.name]
+        run.log_metrics(figures, step=self._num_stages, prefix="chosen/")
 
     def log_files(self, paths: Iterable[Path]) -> None:
         """The summary and the page, as artifacts of the parent."""

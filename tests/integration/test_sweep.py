@@ -103,6 +103,14 @@ def test_trials_are_children_of_the_sweep_in_mlflow(swept: SweepRecord) -> None:
     children = client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{parent}'")
     assert sorted(child.info.run_name for child in children) == [f"swept.0{i}" for i in range(2)]
     assert {child.info.status for child in children} == {"FINISHED"}
+    # by what the table is sorted by, the server sorts them as well
+    for trial in swept.trials:
+        name = f"swept.{trial.name}"
+        child = next(child for child in children if child.info.run_name == name)
+        figures = child.data.metrics
+        assert figures["chosen/pseudo_iou"] == pytest.approx(trial.pseudo_iou)
+        assert figures["chosen/mIoU"] == pytest.approx(trial.mIoU)
+        assert child.data.tags["ppt.chosen"] == trial.stage
 
 
 def test_a_killed_sweep_is_resumed_to_the_same_table(swept: SweepRecord, folder: Path) -> None:
@@ -139,3 +147,4 @@ def test_nothing_to_resume_is_told(cluster: None, folder: Path, tmp_path: Path) 
     sweep = load_sweep(written(folder, "never"))
     with pytest.raises(ConfigError, match="--resume: sweep 'never' has not begun"):
         run_sweep(sweep, [*TINY, f"store={tmp_path}"], resume=True)
+    assert not (tmp_path / "never").exists()

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from run_record import STAGES, build_record, curriculum
 
-from ppt.pipeline.record import RunRecord
+from ppt.pipeline.record import Chosen, RunRecord
 from ppt.pipeline.tracking import Tracker, end_running_below
 
 
@@ -33,6 +33,7 @@ def log_all(record: RunRecord, stages: int = len(STAGES)) -> None:
                 for losses in stage.history:
                     on_epoch(losses)
                 tracker.finish_stage(stage)
+        tracker.choose()
         tracker.log_files([Path(record.folder) / "mlflow-run.json"])
 
 
@@ -125,23 +126,39 @@ def elsewhere(logged: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return replace(logged, folder=str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["in training", "in evaluation"])
-def test_goes_on_after_a_failure(elsewhere: RunRecord, trained: bool) -> None:
+@pytest.mark.parametrize(
+    ("trained", "error", "status"),
+    [(False, KeyboardInterrupt, "KILLED"), (True, RuntimeError, "FAILED")],
+    ids=["Ctrl-C in training", "a failure in evaluation"],
+)
+def test_goes_on_after_it_ended_early(
+    elsewhere: RunRecord, trained: bool, error: type[BaseException], status: str
+) -> None:
     stage = elsewhere.stages[0]
-    with pytest.raises(KeyboardInterrupt), Tracker(elsewhere) as tracker:
+    with pytest.raises(error), Tracker(elsewhere) as tracker:
         with tracker.stage(stage.name) as on_epoch:
             on_epoch(stage.history[0])
             if not trained:
-                raise KeyboardInterrupt
-        raise KeyboardInterrupt
+                raise error
+        raise error
     _, parent, children = runs_of(elsewhere)
-    assert parent.info.status == children["semantic_alignment"].info.status == "FAILED"
+    assert parent.info.status == children["semantic_alignment"].info.status == status
     log_all(elsewhere, stages=1)
     _, again, children = runs_of(elsewhere)
     assert again.info.run_id == parent.info.run_id
     assert {run.info.status for run in [again, *children.values()]} == {"FINISHED"}
     points = everything(elsewhere)["semantic_alignment/loss"]
     assert points == [(e["epoch"], e["loss"]) for e in stage.history]
+
+
+def test_runs_can_be_sorted_by_the_stage_that_was_chosen(elsewhere: RunRecord) -> None:
+    first, *others = elsewhere.stages
+    scores = {first.name: 61.0, **{stage.name: 40.0 for stage in others}}
+    log_all(replace(elsewhere, chosen=Chosen(first.name, "pseudo_iou", scores)))
+    _, parent, _ = runs_of(elsewhere)
+    assert parent.data.metrics["chosen/pseudo_iou"] == 61.0
+    assert parent.data.metrics["chosen/mIoU"] == first.metrics["mIoU"]
+    assert parent.data.tags["ppt.chosen"] == first.name
 
 
 def test_another_configuration_is_another_run(logged: RunRecord) -> None:

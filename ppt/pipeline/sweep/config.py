@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -99,7 +100,8 @@ def load_sweep(path: str | Path) -> Sweep:
         sweep = Sweep.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {_explain(e)}" for e in error.errors())) from None
-    return sweep.model_copy(update={"curriculum": path.parent / sweep.curriculum})
+    curriculum = Path(os.path.normpath(path.parent / sweep.curriculum))
+    return sweep.model_copy(update={"curriculum": curriculum})
 
 
 def _explain(error: Any) -> str:

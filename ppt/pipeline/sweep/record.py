@@ -59,15 +59,19 @@ def tracked(
             "started": time.time(),
             "parent": made.info.run_id,
             "uri": uri if shared else None,
+            "overrides": list(overrides),
         }
         (path / SUMMARY).write_text(json.dumps(state, indent=2))
         folder.publish()
     run = Run(client, state["parent"])
-    params = flatten(sweep.model_dump(mode="json", exclude={"space"}))
+    unused = {"num_samples", "seed"} if sweep.search == "grid" else set()
+    params = flatten(sweep.model_dump(mode="json", exclude={"space", *unused}))
+    params["overrides"] = " ".join(overrides)
     run.log_params(params | {f"space.{key}": values for key, values in sweep.space.items()})
     try:
         yield state
     except BaseException as error:
+        end_running_below(client, state["parent"])
         run.end(error)
         raise
     run.end(None)
@@ -79,11 +83,13 @@ def _state(path: Path, config: str, sweep: Sweep) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"--resume: sweep {sweep.name!r} has not begun in {path}") from None
     if state["config"] != config:
+        before = " ".join(state["overrides"]) or "none"
         raise ConfigError(
-            f"--resume: sweep {sweep.name!r} began with another file or overrides: give those "
-            "again, or start anew without --resume (what is trained is found)"
+            f"--resume: sweep {sweep.name!r} began with another file or overrides ({before}): give "
+            "those again, or start anew without --resume (what is trained is found)"
         )
-    return {key: state[key] for key in ("name", "config", "started", "parent", "uri")}
+    keys = ("name", "config", "started", "parent", "uri", "overrides")
+    return {key: state[key] for key in keys}
 
 
 def record_of(

@@ -35,6 +35,8 @@ def run_sweep(sweep: Sweep, overrides: Sequence[str] = (), *, resume: bool = Fal
     example = planned[0].curriculum
     check_inputs(example)
     store = Store(example.store)
+    if resume and not store.fs.exists(f"{_tune_folder(store, sweep)}/tuner.pkl"):
+        raise ConfigError(f"--resume: sweep {sweep.name!r} has not begun in {store.root!r}")
     folder = RunFolder(store, sweep.name)
     # Of Tune's settings these are only to be had by environment: trials keep the working directory
     # (paths may be relative), Ctrl-C is ours, no logger writes what nobody reads, no second table.
@@ -59,6 +61,11 @@ def run_sweep(sweep: Sweep, overrides: Sequence[str] = (), *, resume: bool = Fal
     return record
 
 
+def _tune_folder(store: Store, sweep: Sweep) -> str:
+    """Where Tune keeps its notes."""
+    return f"{store.path}/ray-tune/{sweep.name}"
+
+
 def _tuner(
     sweep: Sweep,
     planned: Sequence[Planned],
@@ -68,11 +75,8 @@ def _tuner(
     *,
     resume: bool,
 ) -> tune.Tuner:
-    storage, filesystem = f"{store.path}/ray-tune", store.arrow_filesystem()
-    path = f"{storage}/{sweep.name}"
+    path, filesystem = _tune_folder(store, sweep), store.arrow_filesystem()
     if resume:
-        if not store.fs.exists(f"{path}/tuner.pkl"):
-            raise ConfigError(f"--resume: sweep {sweep.name!r} has not begun in {store.root!r}")
         return tune.Tuner.restore(
             path,
             trial,
@@ -100,7 +104,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name=sweep.name,
-            storage_path=storage,
+            storage_path=f"{store.path}/ray-tune",
             storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(
                 max_failures=planned[0].curriculum.resources.max_failures
@@ -135,7 +139,15 @@ _hear: list[Callable[[str, Mapping[str, Any]], None]] = []
 """Tune pickles its callbacks and has them back when it resumes: what listens now is here."""
 
 
+def _label(trial: str, config: Mapping[str, Any]) -> str:
+    return f"{config['trial']:02d}" if "trial" in config else trial
+
+
 class _Follower(tune.Callback):
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        label = _label(trial.trial_id, trial.config)
+        console.print(f"trial {label} has begun", highlight=False)
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -155,8 +167,7 @@ def _followed(total: int | None) -> Iterator[None]:
                 advance(more)
                 epochs[trial] = result[TIME]
             if result["measured"]:
-                name = result["config"].get("trial", trial)
-                label = f"{name:02d}" if isinstance(name, int) else name
+                label = _label(trial, result["config"])
                 best = f"pseudo-IoU {result[METRIC]:.1f} ({result['stage']})"
                 console.print(f"trial {label}: {result['step']}, {best}", highlight=False)
 
