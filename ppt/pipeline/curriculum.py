@@ -24,7 +24,7 @@ from ppt.pipeline.label import label, phrases_of
 from ppt.pipeline.mixture import LabelTable
 from ppt.pipeline.monitor import EpochMetrics
 from ppt.pipeline.passes import Pool
-from ppt.pipeline.record import RunRecord, StageRecord
+from ppt.pipeline.record import Chosen, RunRecord, StageRecord
 from ppt.pipeline.report import write_report
 from ppt.pipeline.sibling import Sibling
 from ppt.pipeline.summary import summarise, write_summary
@@ -83,8 +83,8 @@ def run_curriculum(
                 with run.folder, Tracker(run.record, parent) as tracker:
                     run.baselines()
                     run.stages(tracker)
-                    run.choose()
-                    tracker.choose()
+                    if run.record.stages:
+                        tracker.choose(run.choose())
                     run.finish(tracker)
             else:
                 run.prepare()
@@ -126,7 +126,7 @@ def evaluate_curriculum(
                 run.encode()
             run.baselines()
             run.measure(steps)
-            if stage is None:
+            if stage is None and run.record.stages:
                 run.choose()
             with run.folder:
                 write_results(run.record)
@@ -334,9 +334,9 @@ class _Run:
             tracker.finish_stage(stage)
             self.folder.publish()
             if self.sibling:
-                self.choose()
-                tracker.choose()
-                self.sibling.listener.stage(stage, self._score(stage))
+                chosen = self.choose()
+                tracker.choose(chosen)
+                self.sibling.listener.stage(stage, chosen.scores.get(stage.name, math.nan))
 
     @contextmanager
     def _heard(self, step: str, tracker: Tracker) -> Iterator[Callable[[EpochMetrics], None]]:
@@ -405,23 +405,22 @@ class _Run:
         self.record.stages.append(record)
         return record
 
-    def choose(self) -> None:
-        """Which of the stages so far is the run's model; none where nothing is trained."""
-        if not self.record.stages:
-            return
+    def choose(self) -> Chosen:
+        """Which of the stages so far is the run's model; none is measured for it twice."""
         by = self.curriculum.model_selection
-        scores: dict[str, float] = {}
+        scores = dict(self.record.chosen.scores) if self.record.chosen else {}
         if by != "last":
             with self._timed("choose"):
-                scores = {stage.name: self._score(stage) for stage in self.record.stages}
+                for stage in self.record.stages:
+                    if stage.name not in scores:
+                        scores[stage.name] = self._score(stage)
         names = [stage.name for stage in self.record.stages]
         self.record.chosen = model_selection.choose_stage(by, names, scores)
+        return self.record.chosen
 
     def _score(self, stage: StageRecord) -> float:
-        """What `model_selection` chooses by, in percent; nan for `last`."""
+        """What `model_selection` chooses by, in percent."""
         by = self.curriculum.model_selection
-        if by == "last":
-            return math.nan
         if by == "pseudo_iou" and "labels.validation" not in self.nodes:
             self._label("validation", "validation", self.curriculum.labels.referring)
         results = self.nodes[f"results.validation.{stage.name}"] = self._validate(stage, by)

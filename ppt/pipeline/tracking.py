@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppt.config import Curriculum, Stage
 from ppt.pipeline.monitor import EpochMetrics
-from ppt.pipeline.record import RunRecord, StageRecord
+from ppt.pipeline.record import Chosen, RunRecord, StageRecord
 from ppt.pipeline.report.gallery import stage_panels
 from ppt.pipeline.summary import digests
 from ppt.store import digest_of
@@ -154,17 +154,14 @@ class Tracker:
             tags["ppt.selected"] = stage.selected.digest
         run.set_tags(tags)  # last: until then the files may be incomplete
 
-    def choose(self) -> None:
-        """The model that the record has chosen, so far: its stage, its metrics as `chosen/...`."""
-        chosen, run = self.record.chosen, self.run
-        if chosen is None:
-            return
+    def choose(self, chosen: Chosen) -> None:
+        """The run's model so far: its stage as a tag, its metrics in percent as `chosen/...`."""
         stage = next(stage for stage in self.record.stages if stage.name == chosen.stage)
-        run.set_tags({"ppt.chosen": chosen.stage, "ppt.chosen_by": chosen.by})
+        self.run.set_tags({"ppt.chosen": chosen.stage, "ppt.chosen_by": chosen.by})
         figures = dict(stage.metrics)
         if chosen.scores:
             figures[chosen.by] = chosen.scores[stage.name]
-        run.log_metrics(figures, step=self._num_stages, prefix="chosen/")
+        self.run.log_metrics(figures, step=self._num_stages, prefix="chosen/")
 
     def log_files(self, paths: Iterable[Path]) -> None:
         """The summary and the page, as artifacts of the parent."""

@@ -33,7 +33,6 @@ def log_all(record: RunRecord, stages: int = len(STAGES)) -> None:
                 for losses in stage.history:
                     on_epoch(losses)
                 tracker.finish_stage(stage)
-        tracker.choose()
         tracker.log_files([Path(record.folder) / "mlflow-run.json"])
 
 
@@ -154,7 +153,8 @@ def test_goes_on_after_it_ended_early(
 def test_runs_can_be_sorted_by_the_stage_that_was_chosen(elsewhere: RunRecord) -> None:
     first, *others = elsewhere.stages
     scores = {first.name: 61.0, **{stage.name: 40.0 for stage in others}}
-    log_all(replace(elsewhere, chosen=Chosen(first.name, "pseudo_iou", scores)))
+    with Tracker(elsewhere) as tracker:
+        tracker.choose(Chosen(first.name, "pseudo_iou", scores))
     _, parent, _ = runs_of(elsewhere)
     assert parent.data.metrics["chosen/pseudo_iou"] == 61.0
     assert parent.data.metrics["chosen/mIoU"] == first.metrics["mIoU"]

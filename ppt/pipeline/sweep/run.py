@@ -35,7 +35,7 @@ def run_sweep(sweep: Sweep, overrides: Sequence[str] = (), *, resume: bool = Fal
     example = planned[0].curriculum
     check_inputs(example)
     store = Store(example.store)
-    if resume and not store.fs.exists(f"{_tune_folder(store, sweep)}/tuner.pkl"):
+    if resume and not store.fs.exists(f"{_tune_storage(store)}/{sweep.name}/tuner.pkl"):
         raise ConfigError(f"--resume: sweep {sweep.name!r} has not begun in {store.root!r}")
     folder = RunFolder(store, sweep.name)
     # Of Tune's settings these are only to be had by environment: trials keep the working directory
@@ -61,9 +61,9 @@ def run_sweep(sweep: Sweep, overrides: Sequence[str] = (), *, resume: bool = Fal
     return record
 
 
-def _tune_folder(store: Store, sweep: Sweep) -> str:
-    """Where Tune keeps its notes."""
-    return f"{store.path}/ray-tune/{sweep.name}"
+def _tune_storage(store: Store) -> str:
+    """Where Tune keeps its notes, a folder for each sweep."""
+    return f"{store.path}/ray-tune"
 
 
 def _tuner(
@@ -75,7 +75,8 @@ def _tuner(
     *,
     resume: bool,
 ) -> tune.Tuner:
-    path, filesystem = _tune_folder(store, sweep), store.arrow_filesystem()
+    storage, filesystem = _tune_storage(store), store.arrow_filesystem()
+    path = f"{storage}/{sweep.name}"
     if resume:
         return tune.Tuner.restore(
             path,
@@ -104,7 +105,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name=sweep.name,
-            storage_path=f"{store.path}/ray-tune",
+            storage_path=storage,
             storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(
                 max_failures=planned[0].curriculum.resources.max_failures
