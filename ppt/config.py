@@ -187,9 +187,10 @@ class Labels(_Config):
     # must answer with at least this share of the strongest response.
     max_instances: int = Field(1, gt=0)
     instance_threshold: float = Field(0.85, gt=0, le=1)
-    # Of several candidates the first phrase's strongest is the referent from the start. For
-    # curricula without Select, whose H_ref would name no referent at all.
-    first_is_referent: bool = False
+    # Which of several candidates is the referent before any Select: none, as Section 3.3 has it,
+    # or the one that the whole expression's own mask overlaps most. Section 3.2 tells why that is
+    # a poor label; curricula without Select have no better one (rows 2 and 6 of Table 3).
+    unselected: Literal["none", "whole_expression"] = "none"
 
 
 class Synthesis(_Config):

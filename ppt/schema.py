@@ -153,7 +153,10 @@ PREDICTIONS = pa.schema(  # what people take away: pixels of the upright picture
 )
 
 
-def sentence_key(row: Mapping[str, Any]) -> tuple[str, str]:
+SentenceKey = tuple[str, str]
+
+
+def sentence_key(row: Mapping[str, Any]) -> SentenceKey:
     """What a sentence has in every table: (picture, expression_id)."""
     return row["picture"], row["expression_id"]
 

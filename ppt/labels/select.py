@@ -1,4 +1,4 @@
-"""Select of Eq. 6 and 7: which of an expression's candidates is the referent.
+"""Which of an expression's candidates is the referent: Select of Eq. 6 and 7, and a guess without.
 
 The paper says only that the model selects it. Our choice: a candidate's score is what the queries
 say for it, max over queries k of sigmoid(c_k) * IoU(s_k, candidate).
@@ -6,9 +6,13 @@ say for it, max over queries k of sigmoid(c_k) * IoU(s_k, candidate).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from ppt.masks import iou
 
 
 def choose_referent(
@@ -35,3 +39,13 @@ def choose_referent(
     if confidence == 0 or confidence < min_confidence:
         return None, confidence
     return scores.index(confidence), confidence
+
+
+def most_overlapped(candidate_masks: Sequence[np.ndarray], mask: np.ndarray) -> int | None:
+    """The candidate, bool [H, W], that `mask` in the same frame overlaps most by IoU; None: none.
+
+    Our choice for training without Select: `mask` is what frozen CLIP and SAM make of the whole
+    expression, the direct pseudo label that Section 3.2 finds poor.
+    """
+    overlaps = [iou(candidate, mask) for candidate in candidate_masks]
+    return overlaps.index(max(overlaps)) if any(overlaps) else None

@@ -18,11 +18,8 @@ from ppt.pipeline import features
 from ppt.pipeline.label import label, phrases_of
 from ppt.pipeline.passes import Pool
 from ppt.pipeline.record import RunRecord
-from ppt.schema import sentence_key
+from ppt.schema import SentenceKey, sentence_key
 from ppt.store import Node, Store
-
-SentenceKey = tuple[str, str]
-"""picture, expression_id"""
 
 
 def count_candidates(record: RunRecord, pool: Pool, labels: Labels) -> dict[SentenceKey, int]:
@@ -45,7 +42,7 @@ def count_candidates(record: RunRecord, pool: Pool, labels: Labels) -> dict[Sent
         record.nodes["features.evaluation"],
         phrases,
         model=curriculum.model,
-        labels=labels,
+        labels=labels.model_copy(update={"unselected": "none"}),  # their number is all
         recipe=labels.referring,
         name="evaluation, for the diagnosis",
     )

@@ -277,7 +277,7 @@ class _Run:
     def _label(self, name: str, of: str, recipe: PointRecipe) -> None:
         labels = self.curriculum.labels
         if of == "object_centric":  # one phrase, one candidate: what is said of more is not for it
-            labels = labels.model_copy(update={"first_is_referent": False})
+            labels = labels.model_copy(update={"unselected": "none"})
         self.nodes[f"labels.{name}"] = label(
             self.store,
             self.pool,

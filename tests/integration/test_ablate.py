@@ -95,12 +95,19 @@ def test_rows_share_their_beginnings(
             if not row["num_negatives"]:
                 assert row["iou_without"] == row["iou"]
 
-    # Row 2 has no Select: of several candidates none is the referent, or the first where asked for.
-    for first_is_referent in (False, True):
-        guess = f"labels.first_is_referent={str(first_is_referent).lower()}"
-        row2 = load_row(ROWS / "row2.yaml", [*SMALL, f"store={store}", guess])
-        table = run_curriculum(row2, until="label").nodes["labels.h"].read_all().to_pylist()
-        assert {row["source"] for row in table} == {"h_sem", "h_ref"}
-        for row in table:
-            first, *others = [candidate["is_referent"] for candidate in row["candidates"]]
-            assert first == (row["source"] == "h_sem" or first_is_referent) and not any(others)
+    # Row 2 has no Select: its referents are what CLIP and SAM make of whole expressions.
+    labelled = {}
+    for unselected in ("none", "whole_expression"):
+        overrides = [*SMALL, f"store={store}", f"labels.unselected={unselected}"]
+        row2 = load_row(ROWS / "row2.yaml", overrides)
+        record = run_curriculum(row2, until="label")
+        labelled[unselected] = record.nodes["labels.h"].read_all().to_pylist()
+    assert {row["source"] for row in labelled["none"]} == {"h_sem", "h_ref"}
+    guessed = 0
+    for row, by_whole in zip(*labelled.values(), strict=True):
+        alone = row["source"] == "h_sem"
+        assert sum(candidate["is_referent"] for candidate in row["candidates"]) == alone
+        referents = [candidate["is_referent"] for candidate in by_whole["candidates"]]
+        assert sum(referents) <= 1 and (not alone or referents == [1])
+        guessed += not alone and sum(referents)
+    assert guessed > 0.8 * sum(row["source"] == "h_ref" for row in labelled["none"])

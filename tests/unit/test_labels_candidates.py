@@ -14,7 +14,7 @@ from ppt.labels.candidates import (
     merge_candidates,
 )
 from ppt.labels.points import points_from_map
-from ppt.labels.select import choose_referent
+from ppt.labels.select import choose_referent, most_overlapped
 from ppt.labels.similarity import without_object
 from ppt.masks import iou
 from ppt.models.sam_decoder import SamDecoder
@@ -186,3 +186,11 @@ def test_without_overlap_nothing_is_chosen():
 def test_logits_of_any_size_are_safe():
     index, confidence = choose_referent(stack(slice(0, 5)), stack(slice(0, 5)), np.array([1e6]))
     assert index == 0 and confidence == 1.0
+
+
+def test_without_select_the_whole_expressions_mask_decides():
+    left, right, whole = (np.zeros((4, 8), bool) for _ in range(3))
+    left[:, :4], right[:, 4:], whole[:, 3:6] = True, True, True
+    assert most_overlapped([left, right], whole) == 1
+    assert most_overlapped([right, left], whole) == 0
+    assert most_overlapped([left], right) is None
