@@ -96,18 +96,20 @@ def test_rows_share_their_beginnings(
                 assert row["iou_without"] == row["iou"]
 
     # Row 2 has no Select: its referents are what CLIP and SAM make of whole expressions.
-    labelled = {}
-    for unselected in ("none", "whole_expression"):
-        overrides = [*SMALL, f"store={store}", f"labels.unselected={unselected}"]
-        row2 = load_row(ROWS / "row2.yaml", overrides)
-        record = run_curriculum(row2, until="label")
-        labelled[unselected] = record.nodes["labels.h"].read_all().to_pylist()
-    assert {row["source"] for row in labelled["none"]} == {"h_sem", "h_ref"}
-    guessed = 0
-    for row, by_whole in zip(*labelled.values(), strict=True):
+    before_select, without_select = (
+        run_curriculum(load_row(ROWS / f"row{n}.yaml", [*SMALL, f"store={store}"]), until="label")
+        for n in (3, 2)
+    )
+    undecided, guessed = (
+        record.nodes["labels.h"].read_all().to_pylist()
+        for record in (before_select, without_select)
+    )
+    assert {row["source"] for row in undecided} == {"h_sem", "h_ref"}
+    num_guessed = 0
+    for row, guess in zip(undecided, guessed, strict=True):
         alone = row["source"] == "h_sem"
         assert sum(candidate["is_referent"] for candidate in row["candidates"]) == alone
-        referents = [candidate["is_referent"] for candidate in by_whole["candidates"]]
+        referents = [candidate["is_referent"] for candidate in guess["candidates"]]
         assert sum(referents) <= 1 and (not alone or referents == [1])
-        guessed += not alone and sum(referents)
-    assert guessed > 0.8 * sum(row["source"] == "h_ref" for row in labelled["none"])
+        num_guessed += not alone and sum(referents)
+    assert num_guessed > 0.8 * sum(row["source"] == "h_ref" for row in undecided)
