@@ -154,10 +154,11 @@ PREDICTIONS = pa.schema(  # what people take away: pixels of the upright picture
 
 
 SentenceKey = tuple[str, str]
+"""What a sentence has in every table: (picture, expression_id)."""
 
 
 def sentence_key(row: Mapping[str, Any]) -> SentenceKey:
-    """What a sentence has in every table: (picture, expression_id)."""
+    """The key of a table's row."""
     return row["picture"], row["expression_id"]
 
 

@@ -1,7 +1,7 @@
 """Which of an expression's candidates is the referent: Select of Eq. 6 and 7, and a guess without.
 
-The paper says only that the model selects it. Our choice: a candidate's score is what the queries
-say for it, max over queries k of sigmoid(c_k) * IoU(s_k, candidate).
+Of Select the paper says only that the model does it. Our choice: a candidate's score is what the
+queries say for it, max over queries k of sigmoid(c_k) * IoU(s_k, candidate).
 """
 
 from __future__ import annotations
