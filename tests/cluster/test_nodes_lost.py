@@ -28,7 +28,6 @@ data:
   validation: {{ num_pictures: 3 }}
   evaluation: {{ num_pictures: 6 }}
 synthesis: {{ num_pictures: 12 }}
-select: {{ min_confidence: 0 }}
 stages:
   semantic_alignment: {{ num_epochs: 3 }}
   ris_object_centric: null

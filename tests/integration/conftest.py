@@ -24,7 +24,6 @@ SMALL = [  # the quickstart with a few pictures: every step, every source, secon
     "data.validation.num_pictures=6",
     "data.evaluation.num_pictures=12",
     "synthesis.num_pictures=20",
-    "select.min_confidence=0",  # so little training makes sure of nothing
     "stages.semantic_alignment.num_epochs=2",
     "stages.ris_object_centric.num_epochs=2",
     "stages.ris_joint.num_epochs=1",

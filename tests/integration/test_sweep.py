@@ -28,7 +28,6 @@ TINY = [
     "data.validation.num_pictures=4",
     "data.evaluation.num_pictures=4",
     "synthesis.num_pictures=8",
-    "select.min_confidence=0",
     "stages.semantic_alignment.num_epochs=1",
 ]
 
