@@ -214,7 +214,7 @@ def label_qualities(record: RunRecord, pool: Pool) -> dict[str, list[LabelQualit
         if not truth.counts()["expressions"]["out"]:
             continue  # nor have photographs of a class
         for name, node in record.nodes.items():
-            if name.startswith(prefix):
+            if name == prefix or name.startswith(f"{prefix}."):
                 measured = measure_labels(store, pool, node, truth)
                 found[name.removeprefix("labels.")] = quality_by_source(measured)
     return found

@@ -42,7 +42,7 @@ def count_candidates(record: RunRecord, pool: Pool, labels: Labels) -> dict[Sent
         record.nodes["features.evaluation"],
         phrases,
         model=curriculum.model,
-        labels=labels.model_copy(update={"unselected": "none"}),  # their number is all
+        labels=labels,
         recipe=labels.referring,
         name="evaluation, for the diagnosis",
     )

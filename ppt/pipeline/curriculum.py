@@ -31,6 +31,7 @@ from ppt.pipeline.summary import summarise, write_summary
 from ppt.pipeline.synthesise import synthesise_d_ref
 from ppt.pipeline.tracking import Tracker
 from ppt.pipeline.training import StageRun, train_stage
+from ppt.pipeline.unselected import refer_by_whole_expression
 from ppt.protocols import OURS, Protocol
 from ppt.store import LABELS as LABEL_TABLE
 from ppt.store import Node, Store
@@ -273,11 +274,10 @@ class _Run:
         with self._timed("label"):
             self._label("d_sem", "object_centric", c.labels.object_centric)
             self._label("h", "referring", c.labels.referring)
+            if c.labels.unselected == "whole_expression":
+                self._refer_unselected()
 
     def _label(self, name: str, of: str, recipe: PointRecipe) -> None:
-        labels = self.curriculum.labels
-        if of == "object_centric":  # one phrase, one candidate: what is said of more is not for it
-            labels = labels.model_copy(update={"unselected": "none"})
         self.nodes[f"labels.{name}"] = label(
             self.store,
             self.pool,
@@ -285,9 +285,23 @@ class _Run:
             self.nodes[f"features.{of}"],
             self.nodes[f"phrases.{of}"],
             model=self.curriculum.model,
-            labels=labels,
+            labels=self.curriculum.labels,
             recipe=recipe,
             name=name,
+        )
+
+    def _refer_unselected(self) -> None:
+        """H's labels with the referents that they have where nothing selects."""
+        self.nodes["labels.h_candidates"] = self.nodes["labels.h"]
+        self.nodes["labels.h"] = refer_by_whole_expression(
+            self.store,
+            self.pool,
+            self.nodes["labels.h_candidates"],
+            self.nodes["features.referring"],
+            self.nodes["phrases.referring"],
+            model=self.curriculum.model,
+            recipe=self.curriculum.labels.referring,
+            name="h",
         )
 
     def synthesise(self) -> None:

@@ -2,7 +2,7 @@
 
 D_sem: the class name is the phrase and its mask the referent. H: every noun phrase gives a
 candidate; a single one makes the sample H_sem with score 1, several make it H_ref with scores 0
-until the first Select (Section 3.3), or with the one that the whole expression points to.
+until the first Select (Section 3.3).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import torch
 from ppt.config import Labels, Model, PointRecipe
 from ppt.expressions import CHUNKERS, noun_phrases
 from ppt.labels.candidates import Candidate, PhrasePrompt, instance_candidates, merge_candidates
-from ppt.labels.select import most_overlapped
 from ppt.labels.similarity import similarity_maps
 from ppt.masks import encode_rle
 from ppt.pipeline.features import encoder_spec
@@ -115,21 +114,26 @@ class _LabelBucket:
         ).to_pylist()
         phrases = [p for sample in samples for p in phrases_of(sample, self.labels.chunker)]
         centric = bool(samples) and samples[0]["class_name"] is not None
-        found = self._prompt(bucket, phrases, 1 if centric else self.labels.max_instances)
+        found = prompt_phrases(
+            phrases,
+            self.recipe,
+            features=self.features,
+            embeddings=self.embeddings,
+            bucket=bucket,
+            model=self.model,
+            max_instances=1 if centric else self.labels.max_instances,
+            instance_threshold=self.labels.instance_threshold,
+        )
         by_expression: dict[SentenceKey, list[Candidate]] = {}
         for phrase, candidates in zip(phrases, found, strict=True):
             by_expression.setdefault((phrase.picture, phrase.expression_id), []).extend(candidates)
-        merged = {
-            key: merge_candidates(candidates, self.labels.merge_iou)
-            for key, candidates in by_expression.items()
-        }
-        referents = self._referents(bucket, samples, merged)
         rows, rejected = [], []
         for sample in samples:
             for expression in sample["expressions"]:
                 key = (sample["picture"], expression["expression_id"])
-                if candidates := merged.get(key, []):
-                    rows.append(_label_row(sample, expression, candidates, referents[key]))
+                candidates = merge_candidates(by_expression.get(key, []), self.labels.merge_iou)
+                if candidates:
+                    rows.append(_label_row(sample, expression, candidates))
                 else:
                     rejected.append(_no_candidate(sample, expression))
         return BucketOutput(
@@ -140,43 +144,8 @@ class _LabelBucket:
             {"expressions": Count(len(rows) + len(rejected), len(rows), len(rejected))},
         )
 
-    def _prompt(
-        self, bucket: int, phrases: list[Phrase], max_instances: int
-    ) -> list[list[Candidate]]:
-        return prompt_phrases(
-            phrases,
-            self.recipe,
-            features=self.features,
-            embeddings=self.embeddings,
-            bucket=bucket,
-            model=self.model,
-            max_instances=max_instances,
-            instance_threshold=self.labels.instance_threshold,
-        )
 
-    def _referents(
-        self, bucket: int, samples: list[dict], candidates: dict[SentenceKey, list[Candidate]]
-    ) -> dict[SentenceKey, int | None]:
-        """The number of each expression's referent among its candidates, None while undecided."""
-        chosen = {key: 0 if len(found) == 1 else None for key, found in candidates.items()}
-        if self.labels.unselected == "none":
-            return chosen
-        whole = [
-            Phrase(sample["picture"], expression["expression_id"], expression["text"])
-            for sample in samples
-            for expression in sample["expressions"]
-            if len(candidates.get((sample["picture"], expression["expression_id"]), [])) > 1
-        ]
-        for phrase, masks in zip(whole, self._prompt(bucket, whole, 1), strict=True):
-            key = (phrase.picture, phrase.expression_id)
-            if masks:
-                chosen[key] = most_overlapped([c.mask for c in candidates[key]], masks[0].mask)
-        return chosen
-
-
-def _label_row(
-    sample: dict, expression: dict, candidates: list[Candidate], referent: int | None
-) -> dict[str, Any]:
+def _label_row(sample: dict, expression: dict, candidates: list[Candidate]) -> dict[str, Any]:
     if sample["class_name"] is not None:
         source = "d_sem"
     else:
@@ -192,12 +161,12 @@ def _label_row(
             {
                 "phrase": c.phrase,
                 "mask": encode_rle(c.mask),
-                "is_referent": float(i == referent),
+                "is_referent": float(len(candidates) == 1),
                 "points": c.points.flatten().tolist(),
                 "point_labels": c.point_labels.tolist(),
                 "predicted_iou": c.predicted_iou,
             }
-            for i, c in enumerate(candidates)
+            for c in candidates
         ],
     }
 
@@ -225,8 +194,8 @@ def label(
 ) -> Node:
     """Round 0 of the labels of a samples table. Quarantined: expressions without a candidate.
 
-    `embeddings` are the `phrases` of all its phrases, its expressions and the empty one; `recipe`
-    is the one of `labels` for this kind of picture.
+    `embeddings` are the `phrases` of all its phrases and the empty one; `recipe` is the one of
+    `labels` for this kind of picture.
     """
     spec = {
         **encoder_spec(model),
@@ -234,7 +203,6 @@ def label(
         "chunker": CHUNKERS[labels.chunker],
         "merge_iou": labels.merge_iou,
         "instances": [labels.max_instances, labels.instance_threshold],
-        "unselected": labels.unselected,
     }
     parents = {"samples": samples, "features": features}
     node = store.node("labels", spec, parents, buckets=samples.num_buckets)

@@ -18,7 +18,7 @@ from ppt.masks import decode_rle, encode_rle, iou
 from ppt.pipeline.models import pass_device, sam_decoder
 from ppt.pipeline.passes import Pool
 from ppt.pipeline.tables import mapped, row_of
-from ppt.schema import QUARANTINE, WITHOUT_NEGATIVES, from_fixed_binary, sentence_key
+from ppt.schema import QUARANTINE, WITHOUT_NEGATIVES, SentenceKey, from_fixed_binary, sentence_key
 from ppt.store import DATA, BucketOutput, Count, Node, Store
 from ppt.store import QUARANTINE as REJECTED
 
@@ -51,7 +51,7 @@ class _DecodeWithout:
         results = self.results.read(bucket).to_pylist()
         truths = {sentence_key(row): row for row in self.ground_truth.read(bucket).to_pylist()}
         prompts = [row for row in results if 0 in row["point_labels"]]
-        masks: dict[tuple[str, str], np.ndarray] = {}
+        masks: dict[SentenceKey, np.ndarray] = {}
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
             part = prompts[start : start + PROMPTS_AT_ONCE]
             masks |= zip(map(sentence_key, part), self._decode(part, bucket), strict=True)

@@ -47,7 +47,8 @@ class RunRecord:
     """Everything about one run of a curriculum.
 
     `nodes` has dotted names: samples.{referring,object_centric,validation,evaluation,d_ref},
-    ground_truth.*, features.*, words.*, phrases.*, labels.{d_sem,h,d_ref} (h is round 0),
+    ground_truth.*, features.*, words.*, phrases.*, labels.{d_sem,h,d_ref} (h is round 0,
+    made of labels.h_candidates where referents are chosen without Select),
     labels.h.1, labels.h.2, ... (after each Select; counted over the whole run),
     checkpoints.<stage name>, results.{clip_sam_published,clip_sam_best,<stage name>}. Where the
     model is chosen on the validation split: labels.validation, results.validation.<stage name>.

@@ -104,6 +104,8 @@ def test_rows_share_their_beginnings(
         record.nodes["labels.h"].read_all().to_pylist()
         for record in (before_select, without_select)
     )
+    candidates = before_select.nodes["labels.h"]
+    assert without_select.nodes["labels.h_candidates"].digest == candidates.digest  # shared
     assert {row["source"] for row in undecided} == {"h_sem", "h_ref"}
     num_guessed = 0
     for row, guess in zip(undecided, guessed, strict=True):

@@ -10,7 +10,7 @@ from ppt.masks import decode_rle
 from ppt.pipeline.record import RunRecord
 from ppt.pipeline.report.panels import CANDIDATES, candidates_panel, data_uri, mask_panel
 from ppt.pipeline.report.rows import images_of, rows_of
-from ppt.schema import sentence_key
+from ppt.schema import SentenceKey, sentence_key
 from ppt.store import DATA, LABELS, Node, digest_of
 
 REFERENT, CONTEXT = CANDIDATES[0], CANDIDATES[1]
@@ -170,11 +170,8 @@ def select_rounds(record: RunRecord) -> tuple[list[Round], list[Choice]]:
     return figures, _choices(record, chosen)
 
 
-Key = tuple[str, str]
-
-
-def _chosen(labels: Node) -> dict[Key, int | None]:
-    """The referent of each sentence of H_ref by (picture, expression_id)."""
+def _chosen(labels: Node) -> dict[SentenceKey, int | None]:
+    """The referent of each sentence of H_ref."""
     found = {}
     for bucket in range(labels.num_buckets):
         for row in labels.read(bucket).to_pylist():
@@ -188,7 +185,7 @@ def _referent(row: dict) -> int | None:
     return scores.index(max(scores)) if max(scores) > 0 else None
 
 
-def _choices(record: RunRecord, chosen: list[dict[Key, int | None]]) -> list[Choice]:
+def _choices(record: RunRecord, chosen: list[dict[SentenceKey, int | None]]) -> list[Choice]:
     keys = [{"picture": p, "expression_id": e} for p, e in chosen[0]]
 
     def moved(row: dict) -> bool:
