@@ -301,7 +301,6 @@ class _Run:
             self.nodes["phrases.referring"],
             model=self.curriculum.model,
             recipe=self.curriculum.labels.referring,
-            name="h",
         )
 
     def synthesise(self) -> None:

@@ -60,7 +60,6 @@ def refer_by_whole_expression(
     *,
     model: Model,
     recipe: PointRecipe,
-    name: str,
 ) -> Node:
     """`labels` with a referent for expressions of several candidates (our choice, see `Labels`).
 
@@ -72,4 +71,4 @@ def refer_by_whole_expression(
     node = store.node("labels", spec, parents, buckets=labels.num_buckets)
     process = _WholeExpressionBucket(labels, features, embeddings, model, recipe)
     total = labels.counts()["expressions"]["out"]
-    return pool.run(node, process, title=f"referents of {name}, unselected", total=total)
+    return pool.run(node, process, title="referents without Select", total=total)
