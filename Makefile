@@ -1,13 +1,14 @@
 # make install   the environment in .venv, with .venv/bin/ppt
 # make demo      the whole curriculum on the embedded world, and its report
 # make test      all tests, on a real local Ray
+# make test-unit the tests that need no Ray
 # make lint      ruff and the type checker
 # make pretrain  the weights of the embedded world again (long)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint pretrain clean
+.PHONY: install demo test test-unit lint pretrain clean
 
 install: .venv/installed
 
@@ -19,8 +20,11 @@ install: .venv/installed
 demo: install
 	$(BIN)/ppt train curricula/quickstart.yaml
 
-test: install
-	$(BIN)/pytest
+test: test-unit
+	$(BIN)/pytest tests/integration tests/cluster
+
+test-unit: install
+	$(BIN)/pytest tests/unit --numprocesses auto
 
 lint: install
 	$(BIN)/ruff check .

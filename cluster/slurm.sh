@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# One run under Slurm: Ray starts on every node of the allocation, the command runs on the first.
+# One run under Slurm. Ray starts on every node of the allocation, and the command on the first.
 #   sbatch cluster/slurm.sh                      # edit the three places marked EDIT first
-# Killed by the time limit or a lost node: sbatch it again, it goes on where the store stands.
-# Never run under Slurm: checked by bash -n and against `ray symmetric-run`'s own options only.
+# If the time limit or a lost node kills the run, sbatch it again: it goes on from what is in the store.
+# Checked by `bash -n` and against the options of `ray symmetric-run`; never run under Slurm.
 #SBATCH --job-name=ppt
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
 #SBATCH --gpus-per-node=4
 #SBATCH --time=24:00:00
-#SBATCH --partition=EDIT_ME_PARTITION  # EDIT 1 of 3: see sinfo
+#SBATCH --partition=EDIT_ME_PARTITION  # EDIT 1 of 3: a partition that sinfo lists
 set -euo pipefail
 
-source EDIT_ME_CHECKOUT/.venv/bin/activate # EDIT 2 of 3: a checkout with `make install` done, on a shared disk
-shared=EDIT_ME_SHARED                      # EDIT 3 of 3: a folder that every node sees: data and store
+source EDIT_ME_CHECKOUT/.venv/bin/activate # EDIT 2 of 3: a checkout on a shared disk, after `make install`
+shared=EDIT_ME_SHARED                      # EDIT 3 of 3: a folder that every node sees, for data and store
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 10000)) # other people's Ray may run on the same nodes
+port=$((20000 + SLURM_JOB_ID % 10000)) # another user's Ray may run on the same nodes
 gpus=$((SLURM_NNODES * SLURM_GPUS_ON_NODE))
 
-# Anybody on these nodes could send work to this Ray: it asks for a token that only this job knows.
+# Anyone on these nodes could send work to this Ray, so it asks for a token that only this job knows.
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300

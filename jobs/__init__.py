@@ -1,1 +1,1 @@
-"""The commands: thin, one a file. `ppt <name>` is `python -m jobs.<name>`."""
+"""The commands, one in each module. `ppt <name>` is the same as `python -m jobs.<name>`."""

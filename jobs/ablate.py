@@ -1,4 +1,6 @@
-"""The paper's Table 3: every row with every seed, sharing all that rows have in common.
+"""Run the rows of an ablation, such as those of the paper's Table 3.
+
+Every row is run with every seed, and what rows have in common is made once.
 
 ppt ablate curricula/ablations
 ppt ablate curricula/ablations --seeds 0,1,2 data.evaluation.seed=77
@@ -9,41 +11,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jobs.common import Overrides, command, mlflow_ui, out, run_alone, say
-from ppt.config import ConfigError
-from ppt.pipeline.ablation import load_rows, run_ablation
-from ppt.pipeline.folder import RunFolder
-from ppt.pipeline.report.ablation import table_of, write_ablation
-from ppt.pipeline.tracking import log_ablation, tracking_uri
-from ppt.store import Store
+from jobs.common import Local, Overrides, command, mlflow_ui, open_runner, out, run_alone, say
+from ppt.config import ConfigError, Curriculum
 
 
 @command
 def main(
     rows: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Curricula, one a row: curricula/ablations.")
+        Path, typer.Argument(metavar="FOLDER", help="A folder of curricula, one for each row.")
     ],
     overrides: Overrides = None,
-    seeds: Annotated[str, typer.Option(help="Every row is run with each, e.g. 0,1,2.")] = "0",
+    seeds: Annotated[str, typer.Option(help="The seeds of every row, e.g. 0,1,2.")] = "0",
     base: Annotated[
-        Path | None, typer.Option(help="A curriculum in place of the rows' own `base`.")
+        Path | None, typer.Option(help="A curriculum that replaces the `base` of the rows.")
     ] = None,
+    local: Local = False,
 ) -> None:
-    """Run every row of an ablation, and say what each part of the method is worth."""
-    curricula = load_rows(rows, overrides or [], base, _numbers(seeds))
-    store = Store(next(iter(curricula.values()))[0].store)
-    folder = RunFolder(store, rows.resolve().name)
+    """Run every row of an ablation, and show what each part of the method contributes."""
+    numbers = _numbers(seeds)
+    from ppt.experiments.ablation import load_rows, run_ablation
+    from ppt.experiments.ablation_mlflow import log_ablation
+    from ppt.experiments.ablation_page import table_of, write_ablation
+    from ppt.store.nodes import Store
+    from ppt.tracking.folder import RunFolder
+    from ppt.tracking.mlflow_runs import tracking_uri
+
+    curricula = load_rows(rows, overrides or [], base, numbers)
+    first = next(iter(curricula.values()))[0]
+    folder = RunFolder(Store(first.store), rows.resolve().name)
     uri = tracking_uri(folder.path)
-    with folder:
+    with folder, _connected(first, local):
         Path(folder.path).mkdir(parents=True, exist_ok=True)
         with _tracked_at(uri):
-            ablation = run_ablation(folder.name, curricula)
+            ablation = run_ablation(
+                folder.name, curricula, lambda curriculum: open_runner(curriculum, local=local)
+            )
             log_ablation(uri, ablation, write_ablation(ablation, Path(folder.path)))
     out().print(table_of(ablation))
     say(f"report:  {folder.path}/report.html")
@@ -51,9 +59,18 @@ def main(
     say(f"MLflow:  {mlflow_ui(uri)}")
 
 
+def _connected(curriculum: Curriculum, local: bool) -> AbstractContextManager[None]:
+    """Connect to Ray once for all rows; with `local` do nothing."""
+    if local:
+        return nullcontext()
+    from ppt.distributed.cluster import connected
+
+    return connected(curriculum.resources)
+
+
 @contextmanager
 def _tracked_at(uri: str) -> Iterator[None]:
-    """One tracking server for all rows, whose runs are there to be compared."""
+    """Let all rows log to the tracking server `uri`, so that their runs can be compared."""
     before = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = uri
     try:
@@ -64,6 +81,7 @@ def _tracked_at(uri: str) -> Iterator[None]:
 
 
 def _numbers(text: str) -> list[int]:
+    """Return the seeds of a list such as 0,1,2. Raises ConfigError for anything else."""
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:

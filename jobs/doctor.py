@@ -1,4 +1,4 @@
-"""What is there and what is missing for a curriculum, before hours are spent.
+"""Check what is there and what is missing for a curriculum, before hours of work.
 
 ppt doctor curricula/paper/refcoco.yaml
 """
@@ -6,17 +6,18 @@ ppt doctor curricula/paper/refcoco.yaml
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import ppt
 from jobs.common import Overrides, command, run_alone
 from ppt.config import ConfigError, load_curriculum
-from ppt.pipeline.doctor import Check, examine, examine_machine
+
+if TYPE_CHECKING:
+    from ppt.doctor import Check
 
 _COLOURS = {"ok": "green", "warning": "yellow", "missing": "bold red", "wrong": "bold red"}
 
@@ -25,17 +26,22 @@ _COLOURS = {"ok": "green", "warning": "yellow", "missing": "bold red", "wrong": 
 def main(
     curriculum: Annotated[
         Path | None,
-        typer.Argument(metavar="[CURRICULUM]", help="A YAML file; without: this machine alone."),
+        typer.Argument(
+            metavar="[CURRICULUM]", help="A YAML file. Without it, the machine is checked."
+        ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Say what is there and what is missing. Exit code 1: the curriculum cannot run like this."""
+    """Say what is there and what is missing; exit code 1 means that the curriculum cannot run."""
     console = Console()
-    if curriculum is None:
+    loaded = load_curriculum(curriculum, overrides or []) if curriculum else None
+    from ppt.doctor import examine, examine_machine
+
+    if loaded is None:
         _print_checks(examine_machine(), console)
         _print_curricula(console)
         return
-    checks = examine(load_curriculum(curriculum, overrides or []))
+    checks = examine(loaded)
     _print_checks(checks, console)
     stopping = [check.name for check in checks if check.stops]
     if stopping:
@@ -47,6 +53,7 @@ def main(
 
 
 def _print_checks(checks: list[Check], console: Console) -> None:
+    """Print the checks as a table. Repeated advice is replaced by a reference to the first one."""
     table = Table("check", "state", "what is there, what to do", pad_edge=False)
     table.columns[2].overflow = "fold"
     told: dict[str, str] = {}
@@ -62,18 +69,22 @@ def _print_checks(checks: list[Check], console: Console) -> None:
 
 
 def _print_curricula(console: Console) -> None:
+    """Print the curricula that come with ppt, with a description of each."""
+    import ppt
+
     folder = Path("curricula")
     if not folder.is_dir():
         folder = Path(ppt.__file__).parents[1] / "curricula"
     table = Table("curriculum", "what it is", title_justify="left", pad_edge=False)
-    for path in sorted(folder.rglob("*.yaml")):
+    curricula = [path for path in folder.rglob("*.yaml") if path.parent.name != "sweeps"]
+    for path in sorted(curricula):
         table.add_row(escape(str(path)), escape(_describe(path)))
     console.print(table)
     console.print("ppt doctor CURRICULUM says what one of them needs")
 
 
 def _describe(path: Path) -> str:
-    """The first line of a curriculum's comment, and what is wrong with it or must be set."""
+    """Return the first line of a curriculum's file, and what is wrong with it or must be set."""
     try:
         first = path.read_text().partition("\n")[0].lstrip("# ")
         load_curriculum(path)

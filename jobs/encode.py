@@ -1,19 +1,18 @@
-"""One frozen CLIP pass and one frozen SAM pass for every unique picture.
+"""Encode every unique picture and text once with the frozen CLIP and SAM.
 
 ppt encode curricula/quickstart.yaml
 """
 
 from __future__ import annotations
 
-from jobs.common import CurriculumPath, Overrides, command, load, run_alone
-from jobs.tables import print_counts
-from ppt.pipeline.curriculum import run_curriculum
+from jobs.common import CurriculumPath, Local, Overrides, command, run, run_alone
+from jobs.counts import print_counts
 
 
 @command
-def main(curriculum: CurriculumPath, overrides: Overrides = None) -> None:
-    """Encode every picture and text once with the frozen CLIP and SAM (after prepare)."""
-    print_counts(run_curriculum(load(curriculum, overrides), until="encode"))
+def main(curriculum: CurriculumPath, overrides: Overrides = None, local: Local = False) -> None:
+    """Encode every picture and text once with the frozen CLIP and SAM (includes `prepare`)."""
+    print_counts(run(curriculum, overrides, local=local, until="encode"))
 
 
 if __name__ == "__main__":

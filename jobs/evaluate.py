@@ -11,11 +11,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs.common import CurriculumPath, Overrides, command, load, out, run_alone, say
-from ppt.pipeline.curriculum import Split, evaluate_curriculum
-from ppt.pipeline.export import results_folder
-from ppt.pipeline.summary import print_evaluation, summarise
-from ppt.protocols import PROTOCOLS
+from jobs.common import (
+    CurriculumPath,
+    Local,
+    Overrides,
+    command,
+    load,
+    open_runner,
+    out,
+    run_alone,
+    say,
+)
 
 
 @command
@@ -25,25 +31,32 @@ def main(
     stage: Annotated[
         str | None,
         typer.Option(
-            help="A stage or a round, e.g. ris_joint, or a baseline, e.g. clip_sam_best, for which "
-            "nothing need be trained; else all."
+            help="A stage or a round, e.g. ris_joint, or a baseline, e.g. clip_sam_best, which "
+            "needs no training; by default all of them."
         ),
     ] = None,
-    split: Annotated[Split, typer.Option(help="What to measure on.")] = "evaluation",
+    split: Annotated[
+        Literal["validation", "evaluation"], typer.Option(help="The split to measure on.")
+    ] = "evaluation",
     protocol: Annotated[
         Literal["ours", "lavt", "cris"],
         typer.Option(
-            help="How sentences are scored: ours, or as peers do it (docs/evaluation.md)."
+            help="How sentences are scored: ours, or that of other work (docs/evaluation.md)."
         ),
     ] = "ours",
+    local: Local = False,
 ) -> None:
-    """Measure the baselines and the trained stages: a table, and a Parquet file for each."""
-    record = evaluate_curriculum(
-        load(curriculum, overrides),
-        stage=stage,
-        split=split,
-        protocol=PROTOCOLS[protocol],
-    )
+    """Measure the baselines and the trained stages; print a table, and write Parquet files."""
+    loaded = load(curriculum, overrides)
+    from ppt.curriculum.finished import evaluate_curriculum
+    from ppt.evaluation.protocols import PROTOCOLS
+    from ppt.tracking.results import results_folder
+    from ppt.tracking.summary import print_evaluation, summarise
+
+    with open_runner(loaded, local=local) as runner:
+        record = evaluate_curriculum(
+            loaded, runner, stage=stage, split=split, protocol=PROTOCOLS[protocol]
+        )
     print_evaluation(summarise(record), out())
     say(f"results: {results_folder(record)}")
 

@@ -1,19 +1,18 @@
-"""Pseudo labels of D_sem and H by CLIP and SAM, and D_ref made of D_sem's pictures.
+"""Make the pseudo labels of D_sem and H with CLIP and SAM, and D_ref from D_sem's pictures.
 
 ppt label curricula/quickstart.yaml
 """
 
 from __future__ import annotations
 
-from jobs.common import CurriculumPath, Overrides, command, load, run_alone
-from jobs.tables import print_counts
-from ppt.pipeline.curriculum import run_curriculum
+from jobs.common import CurriculumPath, Local, Overrides, command, run, run_alone
+from jobs.counts import print_counts
 
 
 @command
-def main(curriculum: CurriculumPath, overrides: Overrides = None) -> None:
-    """Make the pseudo labels and the synthesised D_ref (after prepare and encode)."""
-    print_counts(run_curriculum(load(curriculum, overrides), until="label"))
+def main(curriculum: CurriculumPath, overrides: Overrides = None, local: Local = False) -> None:
+    """Make the pseudo labels and the synthesised D_ref (includes `prepare` and `encode`)."""
+    print_counts(run(curriculum, overrides, local=local, until="label"))
 
 
 if __name__ == "__main__":

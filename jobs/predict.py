@@ -1,4 +1,4 @@
-"""Masks for one's own pictures and expressions, by a trained stage.
+"""Segment what expressions describe in the user's own pictures, with a trained stage.
 
 ppt predict photo.jpg "man in the green shirt" --checkpoint runs/quickstart
 ppt predict --table pictures.csv --checkpoint runs/quickstart --out predictions
@@ -8,63 +8,74 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from jobs.common import command, run_alone
-from ppt.checkpoint import StoredCheckpoint, open_checkpoint
 from ppt.config import ConfigError, Resources
-from ppt.data.pictures import UnreadablePicture
-from ppt.pipeline.predict import predict_table
-from ppt.predict import PicturePrediction, Predictor, save_mask, with_weights
-from ppt.store import digest_of
+
+if TYPE_CHECKING:
+    from ppt.serving.predictor import PicturePrediction, Predictor
+    from ppt.serving.stored_checkpoint import StoredCheckpoint
 
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Where its weights lie now, if not where they lay in training."),
+    typer.Option(help="The file of the weights, if it is not where it was in training."),
 ]
 
 
 @command
 def main(
     checkpoint: Annotated[
-        Path, typer.Option(help="A finished run (runs/NAME) or a checkpoint's folder.")
+        Path, typer.Option(help="The folder of a finished run (runs/NAME) or of a checkpoint.")
     ],
-    picture: Annotated[Path | None, typer.Argument(help="A picture of any kind.")] = None,
+    picture: Annotated[Path | None, typer.Argument(help="The file of a picture.")] = None,
     text: Annotated[
-        list[str] | None, typer.Argument(help='What is meant, e.g. "man in the green shirt".')
+        list[str] | None, typer.Argument(help='Expressions, e.g. "man in the green shirt".')
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option(help="A CSV with columns picture (relative to it) and expression."),
+        typer.Option(help="A CSV with the columns picture (relative to it) and expression."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("predictions"),
     stage: Annotated[
-        str | None, typer.Option(help="A stage of the run, e.g. ris_joint; else the chosen one.")
+        str | None,
+        typer.Option(help="A stage of the run, e.g. ris_joint; by default the chosen one."),
     ] = None,
     clip_weights: Weights = None,
     sam_weights: Weights = None,
-    num_actors: Annotated[int, typer.Option(min=1, help="Actors that share a table.")] = 1,
+    num_actors: Annotated[
+        int, typer.Option(min=1, help="The number of actors that share a table.")
+    ] = 1,
     gpus_per_actor: Annotated[
-        float, typer.Option(min=0, help="GPUs of each actor, a share too.")
+        float, typer.Option(min=0, help="The GPUs of each actor, e.g. 0.5.")
     ] = 0.0,
 ) -> None:
-    """Masks for a picture and texts, or for a CSV of them: overlay, mask and JSON."""
+    """Segment what expressions describe in a picture, or in the pictures of a CSV table.
+
+    For a picture, each expression gives an overlay, a mask and a JSON file. For a table, the
+    results are a Parquet and a JSON Lines file, and a mask for each row.
+    """
     if (table is None) == (picture is None) or (picture is not None and not text):
         raise ConfigError('give a picture and a text (PICTURE "TEXT"), or --table CSV')
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out: {str(out)!r} is a file: give a folder")
-    if table is None:
-        assert picture is not None and text
-        predictor = Predictor.from_checkpoint(
-            checkpoint, stage=stage, clip_weights=clip_weights, sam_weights=sam_weights
-        )
-        _one(predictor, picture, text, out)
-        return
+    from ppt.serving.stored_checkpoint import open_checkpoint, with_weights
+
     stored = with_weights(open_checkpoint(checkpoint, stage), clip_weights, sam_weights)
+    if picture is not None and text:
+        if not picture.is_file():
+            raise ConfigError(f"picture: cannot read {str(picture)!r}: no such file")
+        from ppt.models.loaded import default_device
+        from ppt.serving.predictor import Predictor
+
+        _one(Predictor(stored, default_device()), picture, text, out)
+        return
+    assert table is not None
     resources = Resources(
         num_actors=num_actors,
         gpus_per_actor=gpus_per_actor,
@@ -74,6 +85,9 @@ def main(
 
 
 def _one(predictor: Predictor, picture: Path, texts: list[str], out: Path) -> None:
+    """Predict the expressions of one picture, and write the results."""
+    from ppt.images.pictures import UnreadablePicture
+
     try:
         found = predictor.predict(picture, texts)
     except UnreadablePicture as error:
@@ -87,7 +101,12 @@ def _one(predictor: Predictor, picture: Path, texts: list[str], out: Path) -> No
 
 
 def _write(prediction: PicturePrediction, out: Path, name: str) -> Path:
-    """<name>.png is the overlay, <name>.mask.png the mask, <name>.json the rest."""
+    """Write a prediction as files, and return the path of the overlay.
+
+    The files are <name>.png (the overlay), <name>.mask.png (the mask) and <name>.json (the rest).
+    """
+    from ppt.serving.predictor import save_mask
+
     overlay = out / f"{name}.png"
     prediction.overlay().save(overlay)
     save_mask(prediction.mask, out / f"{name}.mask.png")
@@ -96,12 +115,18 @@ def _write(prediction: PicturePrediction, out: Path, name: str) -> Path:
 
 
 def _slug(text: str) -> str:
-    """The text as a part of a file's name."""
+    """Return the text in a form that can be part of a file name."""
+    from ppt.store.nodes import digest_of
+
     return re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or digest_of(text)[:8]
 
 
 def _many(table: Path, stored: StoredCheckpoint, out: Path, resources: Resources) -> None:
-    result = predict_table(table, stored, out, resources)
+    """Predict the rows of a table on Ray, and print how many were predicted."""
+    from ppt.distributed.ray_runner import RayRunner
+    from ppt.serving.predict_table import predict_table
+
+    result = predict_table(table, stored, out, lambda store: closing(RayRunner(store, resources)))
     count = result.count
     typer.echo(
         f"{count.out:,} of {count.into:,} rows predicted, {count.quarantined:,} quarantined: "

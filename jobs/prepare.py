@@ -1,19 +1,18 @@
-"""Read the data sets, check every picture and expression, quarantine what is broken.
+"""Read the data sets, check every picture and expression, and quarantine what is broken.
 
 ppt prepare curricula/quickstart.yaml
 """
 
 from __future__ import annotations
 
-from jobs.common import CurriculumPath, Overrides, command, load, run_alone
-from jobs.tables import print_counts
-from ppt.pipeline.curriculum import run_curriculum
+from jobs.common import CurriculumPath, Local, Overrides, command, run, run_alone
+from jobs.counts import print_counts
 
 
 @command
-def main(curriculum: CurriculumPath, overrides: Overrides = None) -> None:
-    """Read the data sets into samples; quarantine what is broken, with reasons."""
-    print_counts(run_curriculum(load(curriculum, overrides), until="prepare"))
+def main(curriculum: CurriculumPath, overrides: Overrides = None, local: Local = False) -> None:
+    """Read the data sets into samples, and put what is broken into quarantine with the reason."""
+    print_counts(run(curriculum, overrides, local=local, until="prepare"))
 
 
 if __name__ == "__main__":

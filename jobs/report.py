@@ -5,14 +5,13 @@ ppt report curricula/quickstart.yaml
 
 from __future__ import annotations
 
-from jobs.common import CurriculumPath, Overrides, command, load, run_alone, say_places
-from ppt.pipeline.curriculum import run_curriculum
+from jobs.common import CurriculumPath, Local, Overrides, command, run, run_alone, say_places
 
 
 @command
-def main(curriculum: CurriculumPath, overrides: Overrides = None) -> None:
+def main(curriculum: CurriculumPath, overrides: Overrides = None, local: Local = False) -> None:
     """Write the page and summary.json of a run whose stages are trained."""
-    say_places(run_curriculum(load(curriculum, overrides), train=False))
+    say_places(run(curriculum, overrides, local=local, train=False))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Select: the pseudo-referents that a trained stage chooses among H_ref's candidates (Eq. 6, 7).
+"""Select: choose the referents among H_ref's candidates with a trained stage (Eq. 6 and 7).
 
 ppt select curricula/quickstart.yaml --after ris_object_centric
 """
@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.common import CurriculumPath, Overrides, command, load, run_alone
-from ppt.pipeline.curriculum import select_after
+from jobs.common import CurriculumPath, Local, Overrides, command, load, open_runner, run_alone
 
 
 @command
@@ -20,13 +19,18 @@ def main(
     after: Annotated[
         str, typer.Option(help="The trained stage that selects, e.g. ris_object_centric.")
     ] = "ris_object_centric",
+    local: Local = False,
 ) -> None:
     """Choose the referents of H_ref with a stage that is trained already."""
-    labels = select_after(load(curriculum, overrides), after)
+    loaded = load(curriculum, overrides)
+    from ppt.curriculum.finished import select_after
+
+    with open_runner(loaded, local=local) as runner:
+        labels = select_after(loaded, runner, after)
     info = labels.info()
     typer.echo(
-        f"{info['selected']} expressions of H_ref have a referent, {info['undecided']} stay "
-        f"undecided: {labels.folder}"
+        f"{info['selected']} expressions of H_ref have a new referent, {info['unselected']} keep "
+        f"the scores that they had: {labels.folder}"
     )
 
 

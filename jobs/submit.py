@@ -1,4 +1,4 @@
-"""Any other command on a Ray cluster, as if it ran here: its log, its exit code.
+"""Run any other command on a Ray cluster as if it ran here, with its log and its exit code.
 
 ppt submit --address http://HEAD:8265 train curricula/quickstart.yaml store=/shared/runs
 ppt submit --address http://HEAD:8265 --no-wait train curricula/quickstart.yaml store=/shared/runs
@@ -14,23 +14,24 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.common import command, load, run_alone, say
-from ppt.config import ConfigError
-from ppt.pipeline import jobs
+from jobs.commands import COMMANDS, add_commands
+from jobs.common import command, run_alone, say
+from ppt.config import ConfigError, load_curriculum
 
-SETTINGS = {"allow_interspersed_args": False}  # options after COMMAND are the command's own
+SETTINGS = {"allow_interspersed_args": False}  # options after COMMAND belong to the command
 
 
 @command
 def main(
     job: Annotated[
         list[str] | None,
-        typer.Argument(metavar="COMMAND [ARGUMENTS]...", help="As after `ppt`, e.g. train ..."),
+        typer.Argument(metavar="COMMAND [ARGUMENTS]...", help="The command, as after `ppt`."),
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
-            help=f"Its dashboard, e.g. http://HEAD:8265; else RAY_ADDRESS, else {jobs.LOCAL}."
+            help="The cluster's dashboard, e.g. http://HEAD:8265; by default RAY_ADDRESS, else "
+            "http://127.0.0.1:8265."
         ),
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id and end.")] = False,
@@ -39,20 +40,23 @@ def main(
     ] = None,
     stop: Annotated[str | None, typer.Option(metavar="ID", help="Stop a job.")] = None,
 ) -> None:
-    """Run a command on a Ray cluster: send the working directory, follow the log, end as it ends.
+    """Run a command on a Ray cluster as if it ran here, with its log and its exit code.
 
-    Data, runs and caches are not sent: name them by a path or URL that every machine can open.
+    The working directory is sent to the cluster, but not data, runs and caches: name these by a
+    path or URL that every machine can open.
     """
     if sum((bool(job), follow is not None, stop is not None)) != 1:
         raise ConfigError("give a command (e.g. train CURRICULUM), --follow ID or --stop ID")
     words = _checked(job, Path.cwd()) if job else []
-    client = jobs.connect(address)
+    from ppt.distributed import submission
+
+    client = submission.connect(address)
     if stop is not None:
-        say(f"{stop} {'is stopped' if jobs.stop(client, stop) else 'had ended before'}")
+        say(f"{stop} {'is stopped' if submission.stop(client, stop) else 'had ended before'}")
         return
     if follow is None:
         say("sending the working directory")
-    name = follow or jobs.submit(client, words, Path.cwd())
+    name = follow or submission.submit(client, words, Path.cwd())
     again = f"ppt submit {f'--address {address} ' if address else ''}"
     if follow is None:
         say(f"job:    {name}")
@@ -62,7 +66,7 @@ def main(
         typer.echo(name)
         return
     try:
-        code = jobs.follow(client, name, _write)
+        code = submission.follow(client, name, _write)
     except KeyboardInterrupt:
         say(f"\n{name} goes on: {again}--follow {name}, or {again}--stop {name}")
         raise typer.Exit(130) from None
@@ -70,19 +74,19 @@ def main(
 
 
 def _checked(job: Sequence[str], folder: Path) -> list[str]:
-    """The words of a command that can run elsewhere; mistakes are told before anything is sent."""
-    from jobs.cli import app  # which imports this module
+    """Return the words of a command as they are for the cluster.
 
-    group: Any = typer.main.get_command(app)
+    Raises ConfigError for mistakes, before anything is sent.
+    """
+    group: Any = typer.main.get_command(add_commands(typer.Typer()))
     name, *arguments = job
-    known = [other for other in group.commands if other != "submit"]
-    if name not in known:
-        raise ConfigError(f"unknown command {name!r}: give one of {', '.join(known)}")
+    if name not in COMMANDS:
+        raise ConfigError(f"unknown command {name!r}: give one of {', '.join(COMMANDS)}")
     with group.commands[name].make_context(f"ppt {name}", list(arguments)) as context:
         asked = context.params
     if (path := asked.get("curriculum")) is None:
         return list(job)
-    _check_store(load(path, asked["overrides"]).store, folder)
+    _check_store(load_curriculum(path, asked["overrides"] or []).store, folder)
     try:
         sent = str(Path(path).resolve().relative_to(folder.resolve()))
     except ValueError:
@@ -93,6 +97,7 @@ def _checked(job: Sequence[str], folder: Path) -> list[str]:
 
 
 def _check_store(store: str, folder: Path) -> None:
+    """Raise ConfigError if the store is a relative path, which would be lost with the job."""
     if "://" not in store and not Path(store).is_absolute():
         raise ConfigError(
             f"store: {store!r} is relative: on the cluster it would lie in the job's folder and be "
@@ -102,6 +107,7 @@ def _check_store(store: str, folder: Path) -> None:
 
 
 def _write(text: str) -> None:
+    """Write text to the output stream at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Many runs of one curriculum that share what they have in common, by Ray Tune.
+"""Run a curriculum with many settings by Ray Tune; what the runs have in common is made once.
 
 ppt sweep curricula/sweeps/stages_and_queries.yaml
 ppt sweep curricula/sweeps/stages_and_queries.yaml --resume
@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from jobs.common import Overrides, command, out, run_alone, say
-from ppt.pipeline.sweep import PICTURE, SUMMARY, TABLE, load_sweep, print_sweep, run_sweep
 
 SweepPath = Annotated[
     Path,
@@ -25,15 +24,21 @@ def main(
     sweep: SweepPath,
     overrides: Overrides = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a sweep that was interrupted.")
+        bool, typer.Option("--resume", help="Continue a sweep that was interrupted.")
     ] = False,
 ) -> None:
-    """Run a curriculum with every setting of a sweep; no stage that trials share is trained twice.
+    """Run a curriculum with every setting of a sweep. A stage that trials share is trained once.
 
     Overrides change the curriculum of all trials. The best trial is chosen without ground truth.
     """
+    from ppt.experiments.sweep import load_sweep
+
+    loaded = load_sweep(sweep)
+    from ppt.distributed.tune import run_sweep
+    from ppt.experiments.sweep_results import PICTURE, SUMMARY, TABLE, print_sweep
+
     try:
-        record = run_sweep(load_sweep(sweep), overrides or [], resume=resume)
+        record = run_sweep(loaded, overrides or [], resume=resume)
     except KeyboardInterrupt:
         say("interrupted: the same command with --resume goes on from here")
         raise typer.Exit(130) from None

@@ -1,1 +1,1 @@
-"""What goes in: data sets, synthesis, batches."""
+"""Data sets: one file for each format, with its configuration and its source."""

@@ -1,4 +1,4 @@
-"""How many refs the published REFER splits have, and how much of them is here."""
+"""How many refs the published REFER splits have, and how many of them are on disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ppt.data.pictures import num_bytes
+from ppt.images.pictures import num_bytes
 
 EXPECTED_REFS: Mapping[tuple[str, str], Mapping[str, int]] = {
     ("refcoco", "unc"): {"train": 42404, "val": 3811, "testA": 1975, "testB": 1810},
@@ -14,31 +14,34 @@ EXPECTED_REFS: Mapping[tuple[str, str], Mapping[str, int]] = {
     ("refcocog", "umd"): {"train": 42226, "val": 2573, "test": 5023},
     ("refcocog", "google"): {"train": 44822, "val": 5000},
 }
-"""(dataset, split_by) -> split -> refs, as published."""
+"""(dataset, split_by) -> split -> the published number of refs."""
 
 
 @dataclass(frozen=True)
 class SplitCount:
-    """One split: what its index lists, and which of its pictures are on disk."""
+    """How much of one split is there."""
 
-    refs: int
-    expected_refs: int | None  # None: no number is published for this split
-    pictures: int  # that the refs name
-    missing_pictures: int  # of these, not on disk
+    refs: int  # listed in the index
+    expected_refs: int | None  # None where no number is published for this split
+    pictures: int  # named by the refs
+    missing_pictures: int  # those of them that are not on disk
 
     @property
     def is_whole(self) -> bool:
-        """Every published ref and every picture is here."""
+        """Whether every published ref and every picture is there."""
         return self.expected_refs in (None, self.refs) and not self.missing_pictures
 
 
 def count_splits(
     refs: Iterable[tuple[str, str]], images: Path | None, dataset: str, split_by: str
 ) -> dict[str, SplitCount]:
-    """The published splits in their order, then others that are there.
+    """Count the refs and pictures of each split, the published splits first. No picture is read.
 
-    `refs` are (split, name of the picture's file), one a ref; `images` is the folder with the
-    pictures, None if there is none. Reads nothing but whether each picture exists.
+    Args:
+        refs: (split, file name of the picture) for each ref.
+        images: the folder with the pictures; None if there is none.
+        dataset: with `split_by`, the key of the published numbers.
+        split_by: who made the splits.
     """
     expected = EXPECTED_REFS.get((dataset, split_by), {})
     pictures: dict[str, list[str]] = {split: [] for split in expected}
@@ -53,7 +56,7 @@ def count_splits(
 
 
 def tell_partial(counts: Mapping[str, SplitCount]) -> str | None:
-    """One line on the splits that are not whole; None if all are."""
+    """Return one line about the splits that are not whole; None if all are whole."""
     parts = []
     for split, count in counts.items():
         told = []

@@ -1,11 +1,11 @@
-"""mini-ImageNet in Ravi and Larochelle's splits: the paper's object-centric pictures.
+"""mini-ImageNet in the splits by Ravi and Larochelle: the paper's object-centric pictures.
 
-    <root>/train.csv, val.csv, test.csv    columns `filename` and `label`, a wnid; 64 + 16 + 20
-                                           classes of 600 pictures
-    <root>/images/*.jpg                    the pictures of all three
-    <root>/LOC_synset_mapping.txt          ImageNet's own, for the names of the classes
+    <root>/train.csv, val.csv, test.csv    columns `filename` and `label`, which is a wnid; 64, 16
+                                           and 20 classes of 600 pictures
+    <root>/images/*.jpg                    the pictures of all three splits
+    <root>/LOC_synset_mapping.txt          the file of ImageNet with the names of the classes
 
-A picture's key is its file name. Section 4.1: "we randomly select 2,836 images".
+The key of a picture is its file name. The paper chooses 2,836 pictures at random (Section 4.1).
 """
 
 from __future__ import annotations
@@ -13,15 +13,33 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ppt.config import MiniImageNetData
+from pydantic import Field
+
+from ppt.config import DataFormat
 from ppt.data.object_centric import ClassPictures, class_names
 
 
+class MiniImageNetData(DataFormat):
+    """Object-centric pictures of mini-ImageNet in the splits by Ravi and Larochelle."""
+
+    # The folder with train.csv, val.csv, test.csv and images/.
+    root: Path
+    # One split or a list of splits, whose pictures are taken together (our choice: all three).
+    split: str | tuple[str, ...] = ("train", "val", "test")
+    # How many pictures are chosen at random; null takes all. The paper takes 2,836.
+    max_pictures: int | None = Field(None, gt=0)
+    # The seed of that choice.
+    seed: int = 0
+
+    def open(self) -> MiniImageNetSource:
+        return MiniImageNetSource(self)
+
+
 class MiniImageNetSource(ClassPictures):
-    """The pictures that one or several of the csv files list. Opening it reads these alone."""
+    """The pictures that are listed in the CSV files of the chosen splits."""
 
     def __init__(self, config: MiniImageNetData) -> None:
-        """Raises `FileNotFoundError` or `ValueError` that names the field and the path."""
+        """Read the CSV files and the mapping. Raises as `DataFormat.open`."""
         root = config.root
         folder = root / "images"
         if not folder.is_dir():
@@ -40,7 +58,7 @@ class MiniImageNetSource(ClassPictures):
 
 
 def _read_split(root: Path, split: str) -> dict[str, str]:
-    """<split>.csv: file name -> label."""
+    """Read <split>.csv as file name -> label."""
     path = root / f"{split}.csv"
     if not path.is_file():
         found = sorted(p.stem for p in root.glob("*.csv"))

@@ -1,11 +1,10 @@
 """Object-centric pictures in folders: ImageNet's layout, or one folder for each class.
 
     <root>/train/<wnid>/*.JPEG with <root>/LOC_synset_mapping.txt          ImageNet
-    <root>/ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG, the mapping as above   as Kaggle packs it
-    <root>/<class name>/*.jpg                                              one's own
+    <root>/ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG and the same mapping    ImageNet from Kaggle
+    <root>/<class name>/*.jpg                                              one's own pictures
 
-A picture's key is its path below the folder of classes. Section 4.1 takes 2,836 pictures of
-mini-ImageNet (`mini_imagenet.py`): `max_pictures`.
+The key of a picture is its path below the folder that holds the classes.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
-from ppt.config import ImageFolderData
-from ppt.data.pictures import check_picture, num_bytes, read_file
-from ppt.data.sources import RawMask, RawPicture, Rejected, fingerprint_of
+from ppt.config import DataFormat
+from ppt.data.source import RawMask, RawPicture, Rejected, fingerprint_of
+from ppt.images.pictures import check_picture, num_bytes, read_file
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -27,14 +27,34 @@ _MAPPING = "LOC_synset_mapping.txt"
 _WNID = re.compile(r"n\d{8}")
 
 
+class ImageFolderData(DataFormat):
+    """Object-centric pictures in folders: ImageNet's layout or one folder for each class."""
+
+    # The folder that holds the folders of the classes, or ImageNet's own root.
+    root: Path
+    # How many pictures are chosen at random; null takes all. The paper takes 2,836.
+    max_pictures: int | None = Field(None, gt=0)
+    # The seed of that choice.
+    seed: int = 0
+
+    def open(self) -> ImageFolderSource:
+        return ImageFolderSource(self)
+
+
 class ClassPictures:
-    """Pictures below a folder, each with the name of its class: all that is one per picture."""
+    """A `Source` of pictures in a folder, each with the name of its class and without masks."""
 
     def __init__(
         self, folder: Path, classes: Mapping[str, str], max_pictures: int | None, seed: int
     ) -> None:
-        """`classes`: key -> class name. A key is a path below `folder`; at most `max_pictures`
-        are taken, chosen by `seed`."""
+        """Choose the pictures.
+
+        Args:
+            folder: the folder with the pictures.
+            classes: key -> class name, where a key is the path of a picture below `folder`.
+            max_pictures: how many pictures are chosen at random; None takes all.
+            seed: the seed of that choice.
+        """
         keys = sorted(classes)
         self._wanted = max_pictures
         if max_pictures is not None and max_pictures < len(keys):
@@ -46,18 +66,18 @@ class ClassPictures:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Pictures by key, number of bytes and class name."""
+        """The hash of the pictures' keys, numbers of bytes and class names."""
         rows = [[k, num_bytes(self._folder / k), name] for k, name in self._classes.items()]
         return fingerprint_of(["imagenet", *rows])
 
     @property
     def ground_truth_fingerprint(self) -> str:
-        """There is no ground truth: that of the samples."""
+        """The fingerprint of the samples, because there is no ground truth."""
         return self.fingerprint
 
     @property
     def note(self) -> str | None:
-        """Where there are fewer pictures than `max_pictures` asks for."""
+        """A remark where there are fewer pictures than `max_pictures`."""
         if self._wanted is None or self._wanted <= len(self._classes):
             return None
         return f"max_pictures is {self._wanted}, but only {len(self._classes)} are there"
@@ -77,15 +97,15 @@ class ClassPictures:
         return RawPicture(image, self._classes[key])
 
     def read_ground_truth(self, key: str) -> tuple[list[RawMask], list[Rejected]]:
-        """Nobody drew masks on these pictures."""
+        """These pictures have no masks."""
         return [], []
 
 
 class ImageFolderSource(ClassPictures):
-    """A folder for each class, named by its wnid or its name. Opening it lists the files."""
+    """Pictures in a folder for each class, whose name is a wnid or the name of the class."""
 
     def __init__(self, config: ImageFolderData) -> None:
-        """Raises `FileNotFoundError` or `ValueError` that names the field and the path."""
+        """List the files. Raises as `DataFormat.open`."""
         root = config.root
         if not root.is_dir():
             raise FileNotFoundError(f"object-centric root {str(root)!r} is no folder: set `root`")
@@ -107,18 +127,20 @@ class ImageFolderSource(ClassPictures):
 
 
 def _folder_of_classes(root: Path) -> Path:
+    """Return the folder with the folders of the classes, which may be `root` itself."""
     for inner in ("train", "ILSVRC/Data/CLS-LOC/train"):
         folder = root / inner
-        # One's own class may be called "train": then it holds pictures, no folders.
+        # A class of one's own may be called "train"; its folder has pictures and no folders.
         if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()):
             return folder
     return root
 
 
 def class_names(root: Path, labels: Iterable[str]) -> dict[str, str]:
-    """A name for each label: the first synonym of a wnid, any other label with spaces for `_`.
+    """Return the class name of each label.
 
-    Wnids are looked up in <root>/LOC_synset_mapping.txt; `ValueError` if one has no name there.
+    A wnid is looked up in <root>/LOC_synset_mapping.txt and has its first synonym for a name. In
+    any other label, underscores become spaces. Raises `ValueError` if a wnid has no name.
     """
     mapping = root / _MAPPING
     known = _read_mapping(mapping) if mapping.is_file() else {}
@@ -132,7 +154,7 @@ def class_names(root: Path, labels: Iterable[str]) -> dict[str, str]:
 
 
 def _read_mapping(path: Path) -> dict[str, str]:
-    """LOC_synset_mapping.txt: "n01440764 tench, Tinca tinca" -> {"n01440764": "tench"}."""
+    """Read LOC_synset_mapping.txt: "n01440764 tench, Tinca tinca" gives {"n01440764": "tench"}."""
     names = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         wnid, _, synonyms = line.strip().partition(" ")

@@ -1,11 +1,11 @@
-"""The REFER format: RefCOCO, RefCOCO+, RefCOCOg, and one's own data in that layout.
+"""The REFER format: RefCOCO, RefCOCO+, RefCOCOg, and one's own data in their layout.
 
-    <root>/<dataset>/refs(<split_by>).p    what is said of which object, and the splits
-    <root>/<dataset>/instances.json        pictures and, for evaluation alone, annotations
-    <root>/images/train2014/*.jpg          or another of IMAGE_FOLDERS
+    <root>/<dataset>/refs(<split_by>).p    the expressions with their objects and splits
+    <root>/<dataset>/instances.json        the pictures and, for evaluation only, the annotations
+    <root>/images/train2014/*.jpg          the pictures; or in another of IMAGE_FOLDERS
 
-A picture is known by its file name in instances.json (the refs' own carries a suffix), an
-expression by "<ref_id>-<sent_id>". Every sentence of every ref counts.
+The key of a picture is its file name in instances.json; the one in a ref has a suffix. The id of an
+expression is "<ref_id>-<sent_id>". Every sentence of every ref is an expression.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ppt.config import ReferData
+from ppt.config import DataFormat
 from ppt.data.expected import SplitCount, count_splits, tell_partial
-from ppt.data.pictures import UnreadablePicture, check_picture, num_bytes, read_file
-from ppt.data.sources import (
+from ppt.data.source import (
     RawExpression,
     RawMask,
     RawPicture,
@@ -30,7 +29,8 @@ from ppt.data.sources import (
     fingerprint_of,
     split_expressions,
 )
-from ppt.masks import annotation_to_mask
+from ppt.images.masks import annotation_to_mask
+from ppt.images.pictures import UnreadablePicture, check_picture, num_bytes, read_file
 
 IMAGE_FOLDERS = (
     "images/train2014",
@@ -43,11 +43,10 @@ IMAGE_FOLDERS = (
     "coco/train2014",
     "images",
 )
-"""Where pictures are looked for, below the root and then beside it."""
-
+"""The folders in which pictures are looked for, first below the root and then beside it."""
 
 _REF_KEYS = {"ref_id", "ann_id", "image_id", "split", "sentences"}
-_UNLISTED = "image_id "
+_UNLISTED = "image_id "  # begins the key of a picture that is not listed in instances.json
 _NO_PICKLE = (
     pickle.UnpicklingError,
     EOFError,
@@ -58,21 +57,37 @@ _NO_PICKLE = (
     AttributeError,
     OverflowError,
     MemoryError,
-)  # what the bytes of another file make of an unpickler
+)  # the errors of the unpickler on bytes of another kind of file
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, dicts, strings and numbers; anything that would run code is refused."""
+    """An unpickler that loads lists, dicts, strings and numbers, and refuses to run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"refuses to load {module}.{name}: plain data only")
 
 
+class ReferData(DataFormat):
+    """RefCOCO, RefCOCO+ or RefCOCOg on disk, or one's own data in their layout."""
+
+    # The folder that holds the folder of the data set.
+    root: Path
+    # The name of the data set's folder: refcoco, refcoco+, refcocog or one's own.
+    dataset: str = "refcoco"
+    # Who made the splits; it is part of the name of the index, refs(<split_by>).p.
+    split_by: str = "unc"
+    # One split or a list of splits, whose pictures are taken together.
+    split: str | tuple[str, ...] = "train"
+
+    def open(self) -> ReferSource:
+        return ReferSource(self)
+
+
 class ReferSource:
-    """One split, or several, of a REFER data set. Opening it reads the index, no picture."""
+    """One or several splits of a REFER data set."""
 
     def __init__(self, config: ReferData) -> None:
-        """Raises `FileNotFoundError` or `ValueError` that names the field and the path."""
+        """Read the index, but no picture and no annotation. Raises as `DataFormat.open`."""
         self._config = config
         file_names = _file_names(config)
         refs = _read_refs(config)
@@ -82,7 +97,7 @@ class ReferSource:
             raise ValueError(
                 f"split {absent} is not in {str(_refs_path(config))!r} (there: {sorted(known)})"
             )
-        self._refs: dict[str, list[dict]] = {}  # by picture, in the file's order
+        self._refs: dict[str, list[dict]] = {}  # by picture, in the order of the index
         for ref in refs:
             if ref["split"] in splits:
                 self._refs.setdefault(_picture_of(ref, file_names), []).append(ref)
@@ -96,7 +111,7 @@ class ReferSource:
 
     @property
     def note(self) -> str | None:
-        """What a partial data set lacks of the chosen splits."""
+        """What is missing of the chosen splits, if anything is."""
         config = self._config
         refs = [(ref["split"], key) for key in self.keys() for ref in self._refs[key]]
         counts = count_splits(refs, self._images, config.dataset, config.split_by)
@@ -105,14 +120,14 @@ class ReferSource:
 
     @functools.cached_property
     def _annotations(self) -> dict[int, dict]:
-        """Ground truth: opened by `read_ground_truth` and its fingerprint, by nothing else."""
+        """The ground truth. Only `read_ground_truth` and its fingerprint use it."""
         wanted = {ref["ann_id"] for refs in self._refs.values() for ref in refs}
         annotations = _load_instances(_instances_path(self._config)).get("annotations", [])
         return {a["id"]: a for a in annotations if a["id"] in wanted}
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Pictures by name and number of bytes, expressions by id and text."""
+        """The hash of the pictures' names and numbers of bytes, and of the expressions."""
         parts: list[Any] = ["refer"]
         for key in self.keys():
             texts = [(e.expression_id, e.text) for e in self._raw(key)]
@@ -121,7 +136,7 @@ class ReferSource:
 
     @functools.cached_property
     def ground_truth_fingerprint(self) -> str:
-        """The samples' fingerprint and every chosen annotation's polygons or run lengths."""
+        """The hash of the samples' fingerprint and the polygons or run lengths of the objects."""
         parts: list[Any] = [self.fingerprint]
         for key in self.keys():
             for ref in self._refs[key]:
@@ -189,10 +204,9 @@ class ReferSource:
 
 
 def split_counts(config: ReferData) -> dict[str, SplitCount]:
-    """Refs and pictures of every split of a data set, published or there, whatever `split` says.
+    """Count the refs and pictures of every split of a data set, whichever `split` is chosen.
 
-    Raises as `ReferSource` does where the index cannot be read; pictures may be missing, all of
-    them too.
+    Raises as `DataFormat.open` if the index cannot be read. Pictures may be missing, even all.
     """
     file_names = _file_names(config)
     refs = [(ref["split"], _picture_of(ref, file_names)) for ref in _read_refs(config)]
@@ -254,7 +268,7 @@ def _load_instances(path: Path) -> dict:
 
 
 def _file_names(config: ReferData) -> dict[int, str]:
-    """File names by image id; the annotations beside them are dropped unread."""
+    """Return the file names of the pictures by their image id."""
     path = _instances_path(config)
     state = path.stat()
     return _parsed_file_names(path, state.st_mtime_ns, state.st_size)
@@ -262,17 +276,20 @@ def _file_names(config: ReferData) -> dict[int, str]:
 
 @functools.lru_cache(maxsize=8)
 def _parsed_file_names(path: Path, mtime_ns: int, num_bytes: int) -> dict[int, str]:
-    """RefCOCO's file has 100 MB, and a curriculum opens three of its splits."""
+    """Read the file names, once for all splits of a data set: the file is large."""
     return {image["id"]: image["file_name"] for image in _load_instances(path)["images"]}
 
 
 def _picture_of(ref: dict, file_names: Mapping[int, str]) -> str:
-    """The picture's key; one that no file can have where instances.json does not list it."""
+    """Return the key of a ref's picture; if it is not listed, a key that is no file's name."""
     return file_names.get(ref["image_id"], f"{_UNLISTED}{ref['image_id']}")
 
 
 def find_images(config: ReferData, names: Collection[str]) -> Path | None:
-    """The first of the usual folders that has one of the pictures, else the first that exists."""
+    """Return the first of the usual folders with one of the pictures, or the first that exists.
+
+    None if none of the folders exists.
+    """
     places = [base / f for base in (config.root, config.root.parent) for f in IMAGE_FOLDERS]
     folders = [place for place in places if place.is_dir()]
     for folder in folders:

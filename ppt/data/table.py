@@ -1,15 +1,17 @@
-"""One's own pictures and expressions: a table, CSV with a header or JSON Lines.
+"""One's own pictures and expressions in a table: CSV with a header, or JSON Lines.
 
-    picture      path, from the table's folder; several rows may name one picture
+    picture      the path from the table's folder; several rows may name the same picture
     expression   the text
-    id           optional, unique; else "<picture>-<number among its rows>"
-    kind         optional: class, colour, position, relation ... scores are told apart by it
-    mask         for evaluation: path of a lossless picture whose non-zero pixels are the object
-    polygon      or this: [x0, y0, x1, y1, ...] in pixels, or a list of such, whose union it is
+    id           optional and unique; without it "<picture>-<number among the picture's rows>"
+    kind         optional, for example class, colour, position or relation; each has its own scores
+    mask         for evaluation: the path of a lossless picture whose non-zero pixels are the object
+    polygon      instead of a mask: [x0, y0, x1, y1, ...] in pixels, or a list of these, whose union
+                 is the object
 
-Masks and polygons are of the picture as it is shown, EXIF orientation applied. Other columns are
-left alone. A broken row is quarantined under its picture, or "<table> line <n>" if it names none;
-the reason begins with its line, for a picture with the first that names it.
+Masks and polygons are in the frame of the picture as it is shown, with its EXIF orientation
+applied. Other columns are ignored. A row that cannot be used is quarantined under its picture, or
+under "<table> line <n>" if it names none. The reason begins with the line; that of an unreadable
+picture begins with the first line that names it.
 """
 
 from __future__ import annotations
@@ -28,9 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from ppt.config import TableData
-from ppt.data.pictures import UnreadablePicture, check_mask, check_picture, num_bytes, read_file
-from ppt.data.sources import (
+from ppt.config import DataFormat
+from ppt.data.source import (
     RawExpression,
     RawMask,
     RawPicture,
@@ -38,16 +39,30 @@ from ppt.data.sources import (
     fingerprint_of,
     split_expressions,
 )
-from ppt.masks import polygons_to_mask
+from ppt.images.masks import polygons_to_mask
+from ppt.images.pictures import UnreadablePicture, check_mask, check_picture, num_bytes, read_file
 
 REQUIRED = ("picture", "expression")
 TRUTH = ("mask", "polygon")
 
 
+class TableData(DataFormat):
+    """One's own pictures and expressions in a CSV or JSON Lines table."""
+
+    # The table; the paths in it are relative to its folder.
+    path: Path
+
+    def open(self) -> TableSource:
+        return TableSource(self)
+
+
 @dataclass(frozen=True)
 class _Row:
-    """One expression. `fault` says why the row cannot be used, and its line; then nothing else of
-    it is."""
+    """One row of a table, which is one expression.
+
+    If the row cannot be used, `fault` tells the line and the reason, and the other fields are not
+    to be used.
+    """
 
     line: int
     expression_id: str
@@ -62,10 +77,10 @@ class _Row:
 
 
 class TableSource:
-    """A table's pictures in the order of their first rows. Opening it reads the table alone."""
+    """The pictures of a table, in the order of their first rows."""
 
     def __init__(self, config: TableData) -> None:
-        """Raises `FileNotFoundError` or `ValueError` that names the field and the path."""
+        """Read the table, but no picture and no mask. Raises as `DataFormat.open`."""
         self._path = config.path
         self._folder = config.path.parent
         if not config.path.is_file():
@@ -86,7 +101,7 @@ class TableSource:
     def _add(
         self, number: int, content: dict[str, Any] | str, lines_of_ids: dict[str, int]
     ) -> None:
-        """A line of the table: its cells, or what is wrong with it."""
+        """Add a line of the table; `content` is its cells, or the text of what is wrong with it."""
         nameless = f"{self._path.name} line {number}"
         if isinstance(content, str):
             self._rows[nameless] = [_Row(number, nameless, fault=f"line {number} {content}")]
@@ -123,7 +138,7 @@ class TableSource:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Pictures by name and number of bytes, expressions by id and text, broken rows."""
+        """The hash of the pictures' names and numbers of bytes, the expressions and the faults."""
         parts: list[Any] = ["table"]
         for key, rows in self._rows.items():
             texts = [(row.expression_id, row.text, row.fault) for row in rows]
@@ -132,7 +147,7 @@ class TableSource:
 
     @functools.cached_property
     def ground_truth_fingerprint(self) -> str:
-        """The samples' fingerprint, kinds, polygons and the content of every mask."""
+        """The hash of the samples' fingerprint, the kinds, the polygons and the mask files."""
         if not set(TRUTH) & set(self._columns):
             raise ValueError(
                 f"table {str(self._path)!r} has no column 'mask' or 'polygon', which validation "
@@ -175,7 +190,7 @@ class TableSource:
         return kept, [rows[r.expression_id].rejected(r.reason) for r in rejected] + faults
 
     def _names_none(self, key: str) -> bool:
-        """Whether this key stands for a line that names no picture."""
+        """Return whether this key stands for a line that names no picture."""
         (first, *_) = self._rows[key]
         return first.fault is not None and key == first.expression_id
 
@@ -210,12 +225,14 @@ class TableSource:
         return masks, rejected
 
     def missing_pictures(self) -> list[str]:
-        """The pictures that rows name and that are no file."""
+        """Return the pictures that are named by rows and are not on disk."""
         return [k for k in self._rows if not self._names_none(k) and self.file_size(k) is None]
 
     def broken_rows(self, *, truth: bool) -> list[Rejected]:
-        """What `read`, and with `truth` `read_ground_truth`, will reject, as far as it is seen
-        without opening a picture or a mask."""
+        """Return the rows that `read` will reject and, with `truth`, also `read_ground_truth`.
+
+        No picture and no mask is opened, so more rows may be rejected later.
+        """
         broken: list[Rejected] = []
         missing = set(self.missing_pictures())
         for key, rows in self._rows.items():
@@ -241,7 +258,7 @@ class TableSource:
         return None
 
     def _mask(self, row: _Row, size: tuple[int, int]) -> np.ndarray:
-        """bool [height, width] = `size`; `ValueError` says why there is none."""
+        """Return the mask of a row, bool [height, width]; ValueError tells what is wrong."""
         given = _truth_of(row)
         if not isinstance(given, str):
             _check_extent(given, size)
@@ -269,7 +286,7 @@ def _wide(size: tuple[int, ...]) -> str:
 
 
 def _truth_of(row: _Row) -> str | list[list[float]]:
-    """The path of its mask, or its polygons; `ValueError` says what is wrong with what is given."""
+    """Return the path of a row's mask, or its polygons; ValueError tells what is wrong."""
     given = [name for name in TRUTH if not _is_empty(getattr(row, name))]
     if len(given) != 1:
         raise ValueError("both mask and polygon are given" if given else "no mask, no polygon")
@@ -281,7 +298,7 @@ def _truth_of(row: _Row) -> str | list[list[float]]:
 
 
 def _polygons(cell: Any) -> list[list[float]]:
-    """One polygon or a list of them, as JSON text or as what JSON gave."""
+    """Parse a polygon or a list of polygons, given as text or already parsed from JSON."""
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
@@ -297,16 +314,17 @@ def _polygons(cell: Any) -> list[list[float]]:
 
 
 def _check_extent(polygons: list[list[float]], size: tuple[int, int]) -> None:
-    """Beyond one picture's length outside it is a mistake, and costs time to fill."""
+    """Raise ValueError if a coordinate lies more than a picture's longer side outside it."""
     low, high = -max(size), 2 * max(size)
     for i, polygon in enumerate(polygons):
         if not all(low <= v <= high for v in polygon):
             raise ValueError(f"polygon {i} lies far outside its picture of {_wide(size)} pixels")
 
 
-# ---------------------------------------------------------------- lines: cells, or what is wrong
+# ---------------------------------------------------------------- reading the files
 
 Lines = Iterator[tuple[int, dict[str, Any] | str]]
+"""The number of each line, with its cells by column or the text of what is wrong with it."""
 
 
 def _read_csv(path: Path) -> Lines:
@@ -335,7 +353,7 @@ def _read_json_lines(path: Path) -> Lines:
             continue
         try:
             row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            json.dumps(row, ensure_ascii=False).encode()  # fails for half of a surrogate pair
         except (ValueError, RecursionError) as error:
             yield number, f"is no JSON: {error}"
         else:

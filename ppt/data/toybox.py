@@ -1,4 +1,4 @@
-"""The embedded world as a data set: nothing to download, pictures made as they are read."""
+"""The embedded world as data sets, whose pictures are drawn when they are read."""
 
 from __future__ import annotations
 
@@ -6,19 +6,52 @@ import functools
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
-from ppt.config import ToyboxObjects, ToyboxScenes
-from ppt.data.pictures import encode_picture
-from ppt.data.sources import RawExpression, RawMask, RawPicture, Rejected, fingerprint_of
+from pydantic import Field
+
+from ppt.config import DataFormat
+from ppt.data.source import RawExpression, RawMask, RawPicture, Rejected, fingerprint_of
+from ppt.images.pictures import encode_picture
 from ppt.toybox import world
 
-_NUM_EXPRESSIONS = 2  # of a scene
-_FINGERPRINTED = 16  # pictures; other shares of the kinds of expressions leave many a one as it is
+_NUM_EXPRESSIONS = 2  # of each scene
+_FINGERPRINTED = (
+    16  # pictures in a fingerprint, enough for one of them to show a change of the world
+)
+
+
+class ToyboxScenes(DataFormat):
+    """Scenes of the embedded world, each with referring expressions."""
+
+    # How many pictures are drawn.
+    num_pictures: int = Field(gt=0)
+    # The seed with which they are drawn.
+    seed: int
+    # The fewest objects in a scene.
+    min_objects: int = Field(3, ge=1)
+    # The most objects in a scene.
+    max_objects: int = Field(5, ge=1)
+
+    def open(self) -> ToyboxSceneSource:
+        return ToyboxSceneSource(self)
+
+
+class ToyboxObjects(DataFormat):
+    """Object-centric pictures of the embedded world."""
+
+    # How many pictures are drawn.
+    num_pictures: int = Field(gt=0)
+    # The seed with which they are drawn.
+    seed: int
+
+    def open(self) -> ToyboxObjectSource:
+        return ToyboxObjectSource(self)
+
 
 Config = TypeVar("Config", ToyboxScenes, ToyboxObjects)
 
 
 class _ToyboxSource(ABC, Generic[Config]):
-    """Pictures 0 .. num_pictures - 1 of a seed; the key is "<prefix>-<seed>-<number>"."""
+    """Pictures 0 to num_pictures - 1 of a seed. The key of one is "<prefix>-<seed>-<number>"."""
 
     prefix: str
 
@@ -27,18 +60,18 @@ class _ToyboxSource(ABC, Generic[Config]):
 
     @abstractmethod
     def picture(self, key: str) -> world.Picture:
-        """The picture itself, with all that is known of it."""
+        """Draw the picture of a key; its objects and expressions are returned with it."""
 
     @abstractmethod
     def read(self, key: str) -> RawPicture:
-        """As `Source.read`."""
+        """Draw the picture of a key, as `Source.read`."""
 
     def _number(self, key: str) -> int:
         return int(key.rpartition("-")[2])
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The configuration, and the first pictures: drawing them in another way is seen."""
+        """The hash of the configuration and of the first pictures as they are drawn."""
         shown = []
         for key in self.keys()[:_FINGERPRINTED]:
             raw: RawPicture = self.read(key)
@@ -47,7 +80,7 @@ class _ToyboxSource(ABC, Generic[Config]):
 
     @property
     def ground_truth_fingerprint(self) -> str:
-        """Masks are drawn with the pictures."""
+        """The fingerprint of the samples, because the masks are drawn with the pictures."""
         return self.fingerprint
 
     @property
@@ -63,7 +96,7 @@ class _ToyboxSource(ABC, Generic[Config]):
 
 
 class ToyboxSceneSource(_ToyboxSource[ToyboxScenes]):
-    """Crowded pictures with two referring expressions each."""
+    """Pictures of several objects with two referring expressions each."""
 
     prefix = "scene"
 
@@ -99,7 +132,7 @@ class ToyboxSceneSource(_ToyboxSource[ToyboxScenes]):
 
 
 class ToyboxObjectSource(_ToyboxSource[ToyboxObjects]):
-    """Object-centric pictures. Their masks serve to measure pseudo labels, never to train."""
+    """Object-centric pictures. Their masks are used to measure pseudo labels, never to train."""
 
     prefix = "object"
 

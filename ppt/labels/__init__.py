@@ -1,1 +1,1 @@
-"""Pseudo labels: phrase -> similarity map -> points -> mask, and which of them is the referent."""
+"""Pseudo labels: noun phrases, similarity maps, points, candidate masks and the referent."""

@@ -1,4 +1,4 @@
-"""Candidates: for each noun phrase the mask that frozen CLIP and SAM give it (Section 3.3)."""
+"""Candidates: the mask that the frozen encoder and segmenter give each phrase (Section 3.3)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ppt.config import PointRecipe
+from ppt.images.masks import iou
 from ppt.labels.points import points_from_map
 from ppt.labels.similarity import without_object
-from ppt.masks import iou
-from ppt.models.sam_decoder import SamDecoder
+from ppt.models.segmenter import Segmenter
 
 
 class PhrasePrompt(NamedTuple):
-    """A phrase to find: `picture` is a row of the image embeddings, `similarity` its map [g, g]."""
+    """A phrase to find in the picture with number `picture`, and its similarity map [g, g]."""
 
     picture: int
     phrase: str
@@ -27,29 +27,36 @@ class PhrasePrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A pseudo label: bool [height, width] of the original picture and the points that made it."""
+    """A pseudo label: the mask of a phrase, and the points from which SAM predicted it."""
 
     phrase: str
-    mask: np.ndarray
+    mask: np.ndarray  # bool [height, width], at the size of the original picture
     points: np.ndarray  # float32 [P, 2] normalised (x, y)
     point_labels: np.ndarray  # int8 [P]
-    predicted_iou: float  # SAM's own guess
-    similarity: float  # CLIP's map, averaged over the positive points
+    predicted_iou: float  # the segmenter's own score
+    similarity: float  # the phrase's map, averaged over the positive points
 
 
 @torch.no_grad()
 def candidate_masks(
-    decoder: SamDecoder,
-    image_embeddings: Tensor,
+    segmenter: Segmenter,
+    features: dict[str, Tensor],
     sizes: Tensor,
     prompts: Sequence[PhrasePrompt],
     recipe: PointRecipe,
 ) -> list[Candidate | None]:
-    """A candidate for each prompt, None where the map is flat or the mask empty.
+    """Find a candidate for each prompt. Of the segmenter's three masks the best scored is taken.
 
-    `image_embeddings` [I, C, h, w], `sizes` [I, 2] original (height, width). SAM proposes three
-    masks for each prompt; the one of the highest predicted IoU is taken. Prompts with equally
-    many points are decoded together, so none sees another's padding.
+    Args:
+        segmenter: decodes the masks.
+        features: what the segmenter's `encode_images` gave for I pictures.
+        sizes: [I, 2] original (height, width), on the segmenter's device.
+        prompts: phrases in these pictures. Those with equally many points are decoded together,
+            so that none is padded.
+        recipe: how a map becomes points.
+
+    Returns:
+        A candidate for each prompt, None where its map is flat or its mask is empty.
     """
     found: list[Candidate | None] = [None] * len(prompts)
     drawn = [points_from_map(prompt.similarity, recipe) for prompt in prompts]
@@ -61,7 +68,7 @@ def candidate_masks(
         points = np.stack([drawn[i][0] for i in members])
         labels = np.stack([drawn[i][1] for i in members])
         masks, scores = _decode(
-            decoder, image_embeddings, sizes, [prompts[i].picture for i in members], points, labels
+            segmenter, features, sizes, [prompts[i].picture for i in members], points, labels
         )
         for n, i in enumerate(members):
             mask = masks[n].cpu().numpy()
@@ -78,8 +85,8 @@ def candidate_masks(
 
 
 def instance_candidates(
-    decoder: SamDecoder,
-    image_embeddings: Tensor,
+    segmenter: Segmenter,
+    features: dict[str, Tensor],
     sizes: Tensor,
     prompts: Sequence[PhrasePrompt],
     recipe: PointRecipe,
@@ -87,17 +94,17 @@ def instance_candidates(
     max_instances: int,
     threshold: float,
 ) -> list[list[Candidate]]:
-    """Candidates of each prompt: what answers its phrase first, then further instances of it.
+    """Find up to `max_instances` candidates for each prompt, as `candidate_masks` does one.
 
-    The paper takes one candidate for a phrase; "left car" then has the car that CLIP sees best, be
-    it left or right, and nothing to select from. With `max_instances` > 1 (our choice) the map
-    without what is found is asked again as long as it responds with at least `threshold`. As
-    `candidate_masks` otherwise.
+    The paper takes one candidate for a phrase: for "left car" the car that responds most, be it
+    left or right, so that nothing is left to select from. With more instances (our choice) what
+    was found is removed from the map, and the map is used again as long as it still responds with
+    at least `threshold`.
     """
     found: list[list[Candidate]] = [[] for _ in prompts]
     left = dict(enumerate(prompts))
     for _ in range(max_instances):
-        masks = candidate_masks(decoder, image_embeddings, sizes, list(left.values()), recipe)
+        masks = candidate_masks(segmenter, features, sizes, list(left.values()), recipe)
         following: dict[int, PhrasePrompt] = {}
         for (i, prompt), candidate in zip(left.items(), masks, strict=True):
             if candidate is None:
@@ -112,17 +119,17 @@ def instance_candidates(
 
 
 def _decode(
-    decoder: SamDecoder,
-    image_embeddings: Tensor,
+    segmenter: Segmenter,
+    features: dict[str, Tensor],
     sizes: Tensor,
     pictures: list[int],
     points: np.ndarray,
     labels: np.ndarray,
 ) -> tuple[list[Tensor], Tensor]:
-    device = image_embeddings.device
+    device = sizes.device
     index = torch.tensor(pictures, device=device)
-    logits, scores = decoder.decode(
-        image_embeddings,
+    logits, scores = segmenter.decode(
+        features,
         index,
         torch.from_numpy(points).to(device),
         torch.from_numpy(labels).to(device),
@@ -131,20 +138,20 @@ def _decode(
     )
     scores, best = scores.max(dim=1)
     chosen = logits[torch.arange(len(best), device=device), best]
-    return decoder.finish_batch(chosen, sizes[index]), scores
+    return segmenter.finish_batch(chosen, sizes[index]), scores
 
 
 def _response(similarity: Tensor, points: np.ndarray) -> float:
-    """Mean of the map [g, g] at normalised points [P, 2]."""
+    """The mean of a map [g, g] at normalised points [P, 2]."""
     side = similarity.shape[0]
     columns, rows = torch.from_numpy((points * side).astype(np.int64)).clamp(0, side - 1).T
     return float(similarity.cpu()[rows, columns].mean())
 
 
 def merge_candidates(candidates: Sequence[Candidate], merge_iou: float) -> list[Candidate]:
-    """Candidates in order, without those whose mask nearly is one that stays (IoU > `merge_iou`).
+    """Drop candidates whose mask nearly coincides with that of another one (IoU > `merge_iou`).
 
-    Of two that coincide the one of the higher predicted IoU stays, in the place of the first.
+    Of two such candidates the one of the higher predicted IoU stays, in the place of the first.
     """
     kept: list[Candidate] = []
     for candidate in candidates:

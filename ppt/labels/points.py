@@ -1,6 +1,7 @@
-"""Points as prompts for SAM: from a similarity map, or from a mask as training targets.
+"""Point prompts for SAM, chosen from a similarity map, or drawn from a mask as training targets.
 
-Points are (x, y), normalised to [0, 1] of the original picture. Labels: 1 foreground, 0 background.
+Points are (x, y), normalised to [0, 1] of the original picture. Labels are 1 for foreground and 0
+for background. "Cells" are the entries of a similarity map of `side` x `side`.
 """
 
 from __future__ import annotations
@@ -10,23 +11,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ppt.config import PointRecipe
+from ppt.images.masks import mask_to_box
 from ppt.labels.similarity import min_max
-from ppt.masks import mask_to_box
 
-_FINE = 4  # `near` looks for its points on a map as many times finer than CLIP's grid
-_RESPONSE = 0.5  # `near`: what belongs to the response
-_MARGIN = 0.12  # `near`: by how much of its width the response's box is enlarged on each side
-_LOW_SHARE = 5  # `near`: negatives are of the lowest fifth of that box
+# The parameters of the method `near` (our choice).
+_FINE = 4  # the factor by which the similarity map is enlarged
+_RESPONSE = 0.5  # the least value of the cells that belong to the response
+_MARGIN = 0.12  # the share of its sides by which the response's box is enlarged on each side
+_LOW_SHARE = 5  # negative points are among the lowest 1 / _LOW_SHARE of the cells around it
 
 
 def points_from_map(similarity: Tensor, recipe: PointRecipe) -> tuple[np.ndarray, np.ndarray]:
-    """Map [g, g] in [0, 1] -> points float32 [P, 2] and labels int64 [P], as the recipe says."""
+    """Choose point prompts from a similarity map [g, g] in [0, 1] by the method of the recipe.
+
+    Returns:
+        The points, float32 [P, 2], and their labels, int64 [P].
+    """
     method = {"surgery": _surgery_points, "near": _near_points}[recipe.method]
     return method(similarity.detach().float().cpu(), recipe)
 
 
 def _resized(similarity: Tensor, side: int) -> np.ndarray:
-    """Bilinear [side, side], min-max again."""
+    """Scale a map bilinearly to [side, side], and its values to [0, 1]."""
     fitted = F.interpolate(
         similarity[None, None], (side, side), mode="bilinear", align_corners=False
     )
@@ -34,21 +40,23 @@ def _resized(similarity: Tensor, side: int) -> np.ndarray:
 
 
 def _cell_centres(cells: np.ndarray, side: int) -> np.ndarray:
-    """Flat cell numbers -> float32 [P, 2] (x, y)."""
+    """Return the centres of cells, float32 [P, 2] normalised (x, y), from their flat indices."""
     return ((np.stack([cells % side, cells // side], -1) + 0.5) / side).astype(np.float32)
 
 
 def _labelled(
     positive: np.ndarray, negative: np.ndarray, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points and labels of positive and negative cells, given by their flat indices."""
     labels = np.repeat([1, 0], [len(positive), len(negative)]).astype(np.int64)
     return _cell_centres(np.concatenate([positive, negative]), side), labels
 
 
 def _surgery_points(similarity: Tensor, recipe: PointRecipe) -> tuple[np.ndarray, np.ndarray]:
-    """CLIP Surgery as published: on a map of half the side, the n highest and the n lowest cells.
+    """Choose points as published for CLIP Surgery.
 
-    n is how many cells pass the threshold, at most half of all, at least one.
+    On a map of half the side, the n highest cells are positive and the n lowest ones negative. n is
+    the number of cells that reach the threshold, but at least one and at most half of all cells.
     """
     side = max(1, similarity.shape[0] // 2)
     values = _resized(similarity, side).ravel()
@@ -59,10 +67,11 @@ def _surgery_points(similarity: Tensor, recipe: PointRecipe) -> tuple[np.ndarray
 
 
 def _near_points(similarity: Tensor, recipe: PointRecipe) -> tuple[np.ndarray, np.ndarray]:
-    """Positives spread over the response from its peak on, negatives low and close around it.
+    """Choose positive points within the response and negative ones close around it (our choice).
 
-    The response is what passes the threshold; its surroundings are the enlarged box of what passes
-    one half. Points are chosen far apart from each other, without chance (our choice).
+    The positive points are the maximum and further cells that reach the threshold. The negative
+    points are low cells below _RESPONSE, in the enlarged box of the cells that reach it. The points
+    of a label are far apart from each other. Nothing is random.
     """
     side = similarity.shape[0] * _FINE
     values = _resized(similarity, side)
@@ -84,6 +93,7 @@ def _near_points(similarity: Tensor, recipe: PointRecipe) -> tuple[np.ndarray, n
 
 
 def _enlarged_box(response: np.ndarray, side: int) -> tuple[int, int, int, int]:
+    """Return the enlarged box (x0, y0, x1, y1) of the response, or the whole map if it is empty."""
     if not response.any():
         return 0, 0, side, side
     x0, y0, x1, y1 = mask_to_box(response)
@@ -92,7 +102,7 @@ def _enlarged_box(response: np.ndarray, side: int) -> tuple[int, int, int, int]:
 
 
 def _spread(cells: np.ndarray, first: int, count: int, side: int) -> np.ndarray:
-    """Up to `count` of the cells: `first`, then each time the one farthest from those taken."""
+    """Choose up to `count` of the cells by farthest-point sampling, beginning with `first`."""
     places = np.stack([cells % side, cells // side], -1).astype(np.float64)
     taken = [first]
     distance = np.hypot(*(places - (first % side, first // side)).T)
@@ -106,10 +116,16 @@ def _spread(cells: np.ndarray, first: int, count: int, side: int) -> np.ndarray:
 def sample_box_points(
     mask: np.ndarray, num_points: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Section 3.2: points uniformly in the box of bool [H, W]; inside the mask they are positive.
+    """Draw points uniformly in the box of a mask, bool [H, W] (Section 3.2).
 
-    float32 [M, 2] and [M]. At least one is positive (our choice: SAM needs one). `ValueError` for
-    an empty mask.
+    Points inside the mask are positive, all others negative. If no point is positive, the first one
+    is replaced by a point inside the mask (our choice).
+
+    Returns:
+        The points, float32 [M, 2], and their labels, float32 [M].
+
+    Raises:
+        ValueError: if the mask is empty.
     """
     x0, y0, x1, y1 = mask_to_box(mask)
     points = rng.uniform((x0, y0), (x1, y1), (num_points, 2))

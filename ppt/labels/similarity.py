@@ -1,10 +1,11 @@
-"""Where in a picture CLIP sees what a text says: CLIP Surgery's feature surgery.
+"""Similarity maps of texts and pictures by CLIP Surgery's feature surgery.
 
-Re-implemented from "CLIP Surgery for Better Explainability" (Li et al., 2023), the paper's [32].
+The method is re-implemented from "CLIP Surgery for Better Explainability" (Li et al., 2023), which
+is [32] in the paper.
 
 Letters: P prompts, T texts, L = g * g patches, E embedding width. Tokens and text embeddings are
-L2-normalised, CLS comes first. Maps are [g, g] (rows down, columns right), min-max to [0, 1]; a
-constant map is all 0.
+L2-normalised, and the first token is the class token. Maps are [g, g], scaled by their minimum and
+maximum to [0, 1]; a constant map becomes 0.
 """
 
 from __future__ import annotations
@@ -15,38 +16,36 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_COVERED = 0.15  # share of a cell that belongs to an object once it is found
+_COVERED = 0.15  # a cell belongs to an object if the object covers more than this share of it
 
 
 def similarity_map(
     surgery_tokens: Tensor, phrase_embedding: Tensor, empty_embedding: Tensor
 ) -> Tensor:
-    """Map [g, g] of one phrase: tokens [1 + L, E], phrase [E], the empty text [E]."""
+    """Return the map [g, g] of one phrase.
+
+    The shapes are as in `similarity_maps` with P = 1 and without the first dimension.
+    """
     return similarity_maps(surgery_tokens[None], phrase_embedding[None], empty_embedding)[0]
 
 
 def similarity_maps(surgery_tokens: Tensor, phrases: Tensor, empty_embedding: Tensor) -> Tensor:
-    """Maps [P, g, g], each phrase on its own: tokens [P, 1 + L, E], phrases [P, E], empty [E].
+    """Return the maps [P, g, g] of P phrases, which do not influence each other.
 
-    What every text has in common with any picture is taken away with the empty text.
+    The embedding of the empty text is subtracted from each phrase, because it represents what all
+    texts have in common with any picture.
+
+    Args:
+        surgery_tokens: the tokens of each phrase's picture, [P, 1 + L, E].
+        phrases: the embeddings of the phrases, [P, E].
+        empty_embedding: the embedding of the empty text, [E].
     """
     meaning = phrases - empty_embedding
     return _as_maps((surgery_tokens[:, 1:] @ meaning[:, :, None])[..., 0])
 
 
-def label_set_similarity(surgery_tokens: Tensor, phrases: Tensor) -> Tensor:
-    """Maps [T, g, g] of several phrases against each other: tokens [1 + L, E], phrases [T, E].
-
-    What all phrases respond to is taken away, each weighted by how much it is in the picture. For
-    one phrase that leaves nothing: use `similarity_map`.
-    """
-    probability = (2 * surgery_tokens[0] @ phrases.T).softmax(-1)
-    weighted = (surgery_tokens[1:] @ phrases.T) * (probability / probability.mean())
-    return _as_maps((weighted - weighted.mean(-1, keepdim=True)).T)
-
-
 def _as_maps(similarity: Tensor) -> Tensor:
-    """[N, L] -> [N, g, g] in [0, 1]."""
+    """Reshape similarities [N, L] to maps [N, g, g] and scale them to [0, 1]."""
     side = isqrt(similarity.shape[-1])
     if side * side != similarity.shape[-1]:
         raise ValueError(f"{similarity.shape[-1]} patches are no square grid")
@@ -54,7 +53,7 @@ def _as_maps(similarity: Tensor) -> Tensor:
 
 
 def min_max(values: Tensor) -> Tensor:
-    """Each row of the last dimension to [0, 1]; rows without any spread become 0."""
+    """Scale the values along the last dimension to [0, 1]; constant values become 0."""
     low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
     spread = high - low
     flat = spread <= 1e-6 * torch.maximum(low.abs(), high.abs())
@@ -62,10 +61,14 @@ def min_max(values: Tensor) -> Tensor:
 
 
 def without_object(similarity: Tensor, mask: Tensor) -> Tensor:
-    """Map [g, g] without its peak and without an object, bool [H, W] of the original picture.
+    """Set a similarity map [g, g] to 0 at its maximum, on an object and on the cells next to them.
 
-    What is left responds to other instances of the phrase (our choice). Cells beside the object go
-    too: the response is wider than what it responds to.
+    The rest of the map shows other instances of the phrase (our choice). Cells next to the object
+    are included because the response extends beyond the object.
+
+    Args:
+        similarity: the map.
+        mask: the object's mask, bool [H, W] of the original picture.
     """
     side = similarity.shape[0]
     covered = F.adaptive_avg_pool2d(mask[None].float(), side)[0] > _COVERED

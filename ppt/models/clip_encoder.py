@@ -1,13 +1,11 @@
-"""The frozen CLIP: stage features, CLIP Surgery tokens and text from one pass each.
+"""The frozen CLIP as the encoder of pictures and texts, with the second path of CLIP Surgery.
 
-Letters: B pictures or texts, S image size, L = grid * grid patches, D visual width, T words,
-Dt text width, E width of the joint embedding.
+Letters as in `ppt.models.image_text_encoder`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,24 +17,18 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from ppt.models.frozen import Frozen, hash_tensors
+from ppt.models.image_text_encoder import ImageFeatures
 from ppt.models.precision import autocast
 
 _TEXTS_AT_ONCE = 256
 
 
-@dataclass
-class ImageFeatures:
-    """What one pass over pictures gives."""
-
-    visual_features: list[Tensor]  # N stages of [B, L, D], patch tokens as the blocks give them
-    surgery_tokens: Tensor  # [B, 1 + L, E], L2-normalised; first the picture's own embedding
-
-
 class ClipEncoder(Frozen):
-    """open_clip's CLIP with taps and with the second path of CLIP Surgery beside the first.
+    """An `ImageTextEncoder` of open_clip's CLIP.
 
-    The second path (arXiv 2304.05653) runs over the last `surgery_depth` blocks:
-    x_new <- x_new + proj(softmax(v v^T / sqrt(d)) v), v from the original path, no FFN.
+    A level is the output of a block. The second path of CLIP Surgery (arXiv 2304.05653) runs beside
+    the first over the last `surgery_depth` blocks. It takes the values v from the first path and
+    leaves out the feed-forward nets: x_new <- x_new + proj(softmax(v v^T / sqrt(d)) v).
     """
 
     mean: Tensor  # [3, 1, 1] buffers
@@ -54,10 +46,20 @@ class ClipEncoder(Frozen):
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        """`taps` are block numbers from 1; `templates` look like "a photo of a {}."; without an
-        `image_size` it is the network's own.
+        """Wrap and freeze a CLIP.
 
-        Raises ValueError for a network whose towers are not open_clip's plain transformers.
+        Args:
+            clip: the net.
+            tokenizer: turns texts into tokens [B, T].
+            image_size: the side of the pictures in pixels; None for the net's own.
+            taps: the blocks that are levels, counted from 1.
+            surgery_depth: the number of blocks with a second path.
+            templates: sentences for a phrase, such as "a photo of a {}.".
+            mean: of the pixels in [0, 1], for each colour.
+            std: likewise.
+
+        Raises:
+            ValueError: the towers are not open_clip's plain transformers, or a setting is wrong.
         """
         super().__init__()
         self._check(clip)
@@ -79,7 +81,6 @@ class ClipEncoder(Frozen):
         self.templates = tuple(templates)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.num_image_calls = 0  # pictures encoded so far
         self.freeze()
 
     @staticmethod
@@ -105,6 +106,10 @@ class ClipEncoder(Frozen):
         return self.clip.text if isinstance(self.clip, CustomTextCLIP) else self.clip
 
     @property
+    def num_levels(self) -> int:
+        return len(self.taps)
+
+    @property
     def visual_dim(self) -> int:
         return self.clip.visual.transformer.width
 
@@ -122,8 +127,11 @@ class ClipEncoder(Frozen):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights and of every setting that the features depend on."""
-        settings: list[Any] = [self.image_size, self.taps, self.surgery_depth, self.templates]
+        """SHA-256 of the weights and of the settings that the features of pictures depend on.
+
+        The templates are not among them: they concern the embeddings of phrases only.
+        """
+        settings: list[Any] = [self.image_size, self.taps, self.surgery_depth]
         for tower in (self.clip.visual.transformer, self._text.transformer):
             block = tower.resblocks[0]  # the same tensors fit other heads and another activation
             settings += [block.attn.num_heads, type(block.mlp.gelu).__name__]
@@ -132,7 +140,7 @@ class ClipEncoder(Frozen):
     # ------------------------------------------------------------ pictures
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """uint8 [H, W, 3] RGB -> float [3, S, S]: squashed whole, no crop (our choice)."""
+        """Squash the whole picture instead of cropping it (our choice)."""
         pixels = torch.from_numpy(np.array(image)).to(self.mean.device)
         pixels = pixels.permute(2, 0, 1)[None].float()
         size = (self.image_size, self.image_size)
@@ -141,10 +149,8 @@ class ClipEncoder(Frozen):
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> ImageFeatures:
-        """[B, 3, S, S] from `preprocess` -> stage features and surgery tokens, in ONE pass."""
         visual = self.clip.visual
-        self.num_image_calls += len(pixels)
-        stages, surgery = [], None
+        levels, surgery = [], None
         blocks = visual.transformer.resblocks
         with autocast(pixels.device):
             tokens = self._embed_patches(pixels)
@@ -154,11 +160,11 @@ class ClipEncoder(Frozen):
                     surgery = (tokens if surgery is None else surgery) + update
                 tokens = block(tokens)
                 if number in self.taps:
-                    stages.append(tokens[:, 1:])
+                    levels.append(tokens[:, 1:])
         picture = visual._pool(tokens)[0] @ visual.proj  # plain CLIP's embedding of the picture
         patches = visual.ln_post(surgery[:, 1:]) @ visual.proj
         joint = F.normalize(torch.cat([picture[:, None], patches], dim=1), dim=-1)
-        return ImageFeatures(stages, joint)
+        return ImageFeatures(levels, joint)
 
     def _embed_patches(self, pixels: Tensor) -> Tensor:
         visual = self.clip.visual
@@ -167,7 +173,7 @@ class ClipEncoder(Frozen):
         return visual.ln_pre(torch.cat([first, patches], dim=1) + self._positions())
 
     def _positions(self) -> Tensor:
-        """[1 + L, D]; resampled where the image size is not the network's, never written back."""
+        """The positions [1 + L, D], resampled where the image size is not the net's own."""
         positions, side = self.clip.visual.positional_embedding, self.clip.visual.grid_size
         if side == (self.grid, self.grid):
             return positions
@@ -179,11 +185,7 @@ class ClipEncoder(Frozen):
 
     @torch.no_grad()
     def encode_words(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Word features [B, T, Dt] after the last norm and the mask [B, T] of real tokens.
-
-        T is the context length; the mask is True up to and including the end token, features
-        beyond it mean nothing. Longer texts are cut as the tokenizer cuts them.
-        """
+        """The features are those after the last norm; the end token counts as a word."""
         features, last = self._run_text(texts)
         features = F.pad(features, (0, 0, 0, self.context_length - features.shape[1]))
         mask = torch.arange(self.context_length, device=last.device) <= last[:, None]
@@ -191,7 +193,7 @@ class ClipEncoder(Frozen):
 
     @torch.no_grad()
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
-        """[B, E]: each phrase in every template, normalised, averaged, normalised again."""
+        """Each phrase is put into every template; the unit embeddings are averaged."""
         texts = [template.format(phrase) for phrase in phrases for template in self.templates]
         parts = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -203,15 +205,10 @@ class ClipEncoder(Frozen):
         joint = F.normalize(joint, dim=-1).view(len(phrases), len(self.templates), -1)
         return F.normalize(joint.mean(1), dim=-1)
 
-    @cached_property
-    def empty_phrase(self) -> Tensor:
-        """[E]: the ensemble of the empty text, the redundant part that feature surgery removes."""
-        return self.encode_phrases([""])[0]
-
     def _run_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Features [B, T, Dt] and the position [B] of each end token.
+        """Compute features [B, T', Dt] and the position [B] of each end token.
 
-        Attention is causal, so nothing after the longest text is computed.
+        Attention is causal, so nothing after the longest text is computed: T' <= T.
         """
         text = self._text
         tokens = self.tokenizer(list(texts)).to(self.mean.device)
@@ -229,9 +226,9 @@ class ClipEncoder(Frozen):
 
 
 def _value_attention(block: nn.Module, x: Tensor) -> Tensor:
-    """CLIP Surgery's v-v self-attention with the block's own weights: [B, 1 + L, D] -> same.
+    """CLIP Surgery's v-v attention with the block's own weights, from [B, 1 + L, D] to the same.
 
-    A block of the toybox carries `local_mask`, which bounds who sees whom here as in its own path.
+    A block of the toybox has a `local_mask`, which restricts this attention as it does its own.
     """
     attention = block.attn
     width = x.shape[-1]

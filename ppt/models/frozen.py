@@ -1,4 +1,4 @@
-"""What the frozen CLIP and the frozen SAM share."""
+"""What the frozen encoders share."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class Frozen(nn.Module):
     """A module that never trains: no gradients to its parameters, always in evaluation mode."""
 
     def freeze(self) -> None:
+        """Freeze all parameters; subclasses call it at the end of their constructor."""
         self.requires_grad_(False)
         self.eval()
 
@@ -21,12 +22,12 @@ class Frozen(nn.Module):
         return super().train(False)
 
     def numbers(self) -> dict[str, Tensor]:
-        """All tensors that its outputs depend on, also buffers that no checkpoint holds."""
+        """Return all tensors that its outputs depend on, also buffers that no checkpoint holds."""
         return {**self.state_dict(), **dict(self.named_buffers())}
 
 
 def hash_tensors(tensors: dict[str, Tensor], settings: Any = None) -> str:
-    """SHA-256 (hex) of named tensors and of JSON-able settings."""
+    """Compute the SHA-256 (hex) of named tensors and of settings that JSON can hold."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

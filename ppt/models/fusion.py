@@ -1,7 +1,8 @@
-"""Vision-language fusion of one stage, after ETRIS (arXiv 2307.11545), the paper's reference [63].
+"""Vision-language fusion of one level, after ETRIS (arXiv 2307.11545), the paper's reference [63].
 
-Ours reads the frozen stages and injects nothing back into the encoders (our choice: features can
-be cached). Letters: B expressions, L patches, T words, F fusion width, D and Dt encoder widths.
+Unlike there, nothing is fed back into the encoders (our choice), so that their features can be
+stored. Letters: I pictures, B expressions, L patches, T words, Q queries, S places to look at, D
+and Dt the widths of picture and text.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """Multi-head attention with keys and values of another width than the queries.
 
-    Written out: on a CPU torch's fused kernel is several times slower for heads this small. Keys
-    have no bias, for it would add the same to every score of a query.
+    It is written out because torch's fused kernel is slower on a CPU for heads of this size. Keys
+    have no bias, since it would add the same number to every score of a query.
     """
 
     def __init__(self, dim: int, kv_dim: int, num_heads: int) -> None:
@@ -29,7 +30,10 @@ class Attention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, query: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, Q, dim] looks at [B, S, kv_dim]; `mask` [B, S] is True where it may look."""
+        """Attend from queries [B, Q, dim] to a memory [B, S, kv_dim]: [B, Q, dim].
+
+        `mask` [B, S] is True where queries may look.
+        """
         q, k, v = (
             self._split(self.q(query)),
             self._split(self.k(memory)),
@@ -39,11 +43,11 @@ class Attention(nn.Module):
         return self.out((weights @ v).transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
-        """[B, S, dim] -> [B, heads, S, dim / heads]."""
+        """Split [B, S, dim] into heads: [B, heads, S, dim / heads]."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def _weights(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, heads, Q, S] dot products -> attention weights."""
+        """Turn dot products [B, heads, Q, S] into attention weights."""
         scores = scores * (self.q.out_features // self.num_heads) ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
@@ -51,16 +55,16 @@ class Attention(nn.Module):
 
 
 class FewQueriesAttention(Attention):
-    """The same function for few queries and many keys: what is projected is the queries.
+    """The same function for few queries and many keys, at less cost.
 
-    q . (W_k x) = (W_k^T q) . x and sum_s a_s W_v x_s = W_v sum_s a_s x_s, so no key or value is
-    ever computed: a fifth of the work for 10 queries, 8 heads and a width of 512.
+    Since q . (W_k x) = (W_k^T q) . x and sum_s a_s W_v x_s = W_v sum_s a_s x_s, the queries and the
+    results are projected, and no key or value is computed.
     """
 
-    def forward(  # type: ignore[override]  # also tells where it looked
+    def forward(  # type: ignore[override]
         self, query: Tensor, memory: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `Attention.forward`, and where each query looked: [B, Q, S], the heads' mean."""
+        """Return also where each query looked: the mean of the heads' weights, [B, Q, S]."""
         w_k, w_v = (p.weight.unflatten(0, (self.num_heads, -1)) for p in (self.k, self.v))
         lifted = self._split(self.q(query)) @ w_k  # [B, heads, Q, kv_dim]
         scores = lifted.flatten(1, 2) @ memory.transpose(1, 2)
@@ -70,12 +74,12 @@ class FewQueriesAttention(Attention):
 
 
 class Fusion(nn.Module):
-    """Both directions at once, multiplicative: v * attend(v, t) and t * attend(t, v)."""
+    """Patches look at words and words at patches; each is multiplied by what it found."""
 
     def __init__(
         self, visual_dim: int, text_dim: int, fusion_size: int, num_heads: int, *, first: bool
     ) -> None:
-        """`first`: this stage has no previous one to add."""
+        """`first` says that there is no previous level whose result is added."""
         super().__init__()
         self.down_visual = nn.Linear(visual_dim, fusion_size)
         self.down_words = nn.Linear(text_dim, fusion_size)
@@ -94,10 +98,17 @@ class Fusion(nn.Module):
         picture_index: Tensor,
         previous: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """V'_n [B, L, D] and T_n [B, T, Dt] of Section 3.1.1, and what the next stage adds.
+        """Fuse the features of a level.
 
-        `visual` [I, L, D] a row a picture, `picture_index` [B]; `words` [B, T, Dt]; `word_mask`
-        [B, T], True for real tokens: nothing looks at padding.
+        Args:
+            visual: [I, L, D], the patches of each picture.
+            words: [B, T, Dt].
+            word_mask: [B, T], True for real words.
+            picture_index: [B], the picture of each expression.
+            previous: what the previous level returned as its last value.
+
+        Returns:
+            V'_n [B, L, D] and T_n [B, T, Dt] of Section 3.1.1, and what the next level adds.
         """
         v = self.down_visual(visual)[picture_index]
         t = self.down_words(words)

@@ -1,4 +1,4 @@
-"""f_theta of Eq. 3: expression and picture in, K (mask, point prompt, score) out."""
+"""f_theta of Eq. 3: from a picture and an expression to K masks with point prompts and scores."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ppt.data.batch import Batch
+from ppt.batches.batch import Batch
 from ppt.models.point_generator import PointGenerator
 from ppt.models.precision import autocast
-from ppt.models.sam_decoder import SamDecoder
+from ppt.models.segmenter import Segmenter
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Predictions:
     """The query with the highest score for each of B expressions."""
 
     points: Tensor  # [B, M, 2] normalised (x, y)
-    point_labels: Tensor  # [B, M] long, 1 foreground, 0 background: what SAM was given
+    point_labels: Tensor  # [B, M] long, 1 foreground, 0 background, as the segmenter got them
     point_scores: Tensor  # [B, M] r of Eq. 2, in (0, 1)
     referent_scores: Tensor  # [B, K] c of Eq. 2, in (0, 1)
     best_query: Tensor  # [B] long
@@ -26,15 +26,15 @@ class Predictions:
 
 
 class PointPrompting(nn.Module):
-    """A trainable point generator in front of a frozen, shared SAM decoder."""
+    """A trainable point generator in front of a frozen segmenter, which others may share."""
 
-    def __init__(self, generator: PointGenerator, decoder: SamDecoder) -> None:
+    def __init__(self, generator: PointGenerator, segmenter: Segmenter) -> None:
         super().__init__()
         self.generator = generator
-        self.decoder = decoder
+        self.segmenter = segmenter
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The generator's outputs, see `PointGenerator.forward`; masks are decoded on demand."""
+        """Return the outputs of `PointGenerator.forward`; masks are decoded by `decode`."""
         with autocast(batch.picture_index.device):
             return self.generator(
                 batch.visual_features, batch.word_features, batch.word_mask, batch.picture_index
@@ -47,9 +47,20 @@ class PointPrompting(nn.Module):
         expression_index: Tensor,
         query_index: Tensor,
     ) -> Tensor:
-        """Low-resolution logits [P, H4, W4] of P (expression, query) pairs; gradient to points."""
-        logits, _ = self.decoder.decode(
-            batch.image_embeddings,
+        """Decode the masks of P pairs of an expression and one of its queries.
+
+        Args:
+            outputs: what `forward` gave for `batch`.
+            batch: the B expressions.
+            expression_index: [P], rows of the batch.
+            query_index: [P], from 0 to K - 1.
+
+        Returns:
+            Logits [P, H4, W4] in the padded square, see `Segmenter.decode`; gradients reach the
+            points.
+        """
+        logits, _ = self.segmenter.decode(
+            batch.segmenter_features,
             batch.picture_index[expression_index],
             outputs["pred_points"][expression_index, query_index],
             hard_labels(outputs["pred_point_logits"][expression_index, query_index]),
@@ -60,7 +71,7 @@ class PointPrompting(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Predictions:
-        """The referent of each expression: the mask of argmax c (end of Section 3.1.2)."""
+        """Predict the referent of each expression: the mask of argmax c (end of Section 3.1.2)."""
         outputs = self(batch)
         referent_logits = outputs["pred_referent_logits"]
         best = referent_logits.argmax(1)
@@ -73,14 +84,15 @@ class PointPrompting(nn.Module):
             point_scores=point_logits.sigmoid(),
             referent_scores=referent_logits.sigmoid(),
             best_query=best,
-            masks=self.decoder.finish_batch(logits, batch.sizes[batch.picture_index]),
+            masks=self.segmenter.finish_batch(logits, batch.sizes[batch.picture_index]),
         )
 
 
 def hard_labels(point_logits: Tensor) -> Tensor:
-    """[P, M] logits -> SAM's labels: 1 where r > 0, else 0; the highest is always 1.
+    """Turn logits [P, M] into point labels: 1 where the logit is positive, else 0.
 
-    SAM wants a foreground point; without one it segments nothing in particular (our choice).
+    The point with the highest logit of a prompt is always foreground (our choice), for without such
+    a point a segmenter segments nothing in particular.
     """
     labels = (point_logits > 0).long()
     return labels.scatter(1, point_logits.argmax(1, keepdim=True), 1)

@@ -1,7 +1,8 @@
-"""Checkpoints of the frozen nets: read without running what is in them, wrong ones told in a line.
+"""The weights of the frozen nets: checkpoints are read without running any code in them.
 
-A state dict is read from safetensors, from `torch.save` (weights only) or from a TorchScript
-archive, which is how OpenAI publishes CLIP.
+A state dict is read from safetensors, from what `torch.save` wrote (weights only) or from a
+TorchScript archive, which is how OpenAI publishes CLIP. A file that does not fit is refused with a
+message of one line.
 """
 
 from __future__ import annotations
@@ -21,38 +22,98 @@ from torch import Tensor, nn
 
 Net = TypeVar("Net", bound=nn.Module)
 
+RANDOM = "random"
+"""As `weights` of a net: seeded random numbers, for tests of shapes and speed."""
+
 SAM_WIDTHS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280}
-"""segment-anything's published models and the width of their image encoders."""
+"""The published models of segment_anything and the width of their image encoders."""
 
 _OPENAI_SETTINGS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives
 
 
-def load_net(build: Callable[[], Net], path: Path, *, field: str, expected: str) -> Net:
-    """`build()` with the weights of `path`, in float32.
+def build_net(
+    build: Callable[[], Net],
+    weights: str | Path | None,
+    *,
+    field: str,
+    expected: str,
+    published_name: Callable[[str], str] = str,
+) -> Net:
+    """Build a net with the weights that the configuration names.
 
-    Raises ValueError, one line that names `field` and `path` and, where the file is a checkpoint
-    of something else, what it seems to be; `expected` names what it should be. The file is looked
-    at before anything large is built.
+    Args:
+        build: makes the net with random numbers.
+        weights: the path of a checkpoint, or `RANDOM`.
+        field: the field of the configuration that holds `weights`, for messages.
+        expected: what the checkpoint should be of, for messages.
+        published_name: gives the name by which the checkpoint calls a tensor of the net; by
+            default it is the same.
+
+    Raises:
+        ValueError: no weights are named, or the file is not what it should be. See `load_net`.
+    """
+    if weights is None:
+        raise ValueError(
+            f"{field} must be the path of a checkpoint of {expected} ({RANDOM!r} is for tests only)"
+        )
+    if weights == RANDOM:
+        return random_net(build)
+    path = Path(weights).expanduser()
+    return load_net(build, path, field=field, expected=expected, published_name=published_name)
+
+
+def random_net(build: Callable[[], Net]) -> Net:
+    """Build a net whose random numbers are the same each time; torch's generator stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
+def refuse_weights(field: str, weights: str | None) -> None:
+    """Raise ValueError where weights are named for a net that the package brings with it."""
+    if weights is not None:
+        raise ValueError(f"{field}: the toybox has its own, got {weights!r}")
+
+
+def load_net(
+    build: Callable[[], Net],
+    path: Path,
+    *,
+    field: str,
+    expected: str,
+    published_name: Callable[[str], str] = str,
+) -> Net:
+    """Build a net with the weights of a file, in float32. Arguments as for `build_net`.
+
+    The names and shapes in the file are compared with those of the net before anything large is
+    built.
+
+    Raises:
+        ValueError: the file is not what was expected. The message is one line that names `field`
+            and `path` and, where the file is a checkpoint of something else, what it seems to be.
     """
     state = read_state_dict(path, field=field)
     with torch.device("meta"):
-        wanted = build().state_dict()
+        wanted = {published_name(name): value for name, value in build().state_dict().items()}
     for name in sorted(state.keys() | wanted.keys()):
         found, needed = (list(s[name].shape) if name in s else None for s in (state, wanted))
         if found != needed:
+            is_there = "missing" if found is None else found
+            should_be = "known there" if needed is None else needed
             raise ValueError(
                 f"{field}: {path} seems to be {describe(state)}; expected {expected} "
-                f"({name} is {found or 'missing'}, not {needed or 'known there'})"
+                f"({name} is {is_there}, not {should_be})"
             )
     net = build()
-    net.load_state_dict(state)
+    net.load_state_dict({name: state[published_name(name)] for name in net.state_dict()})
     return net
 
 
 def read_state_dict(path: Path, *, field: str) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint, also of one that open_clip's training saved.
+    """Read the named tensors of a checkpoint, also of one that open_clip's training saved.
 
-    Raises ValueError, one line, for what is no checkpoint, is cut short or holds other objects.
+    Raises ValueError with a message of one line for a file that is no checkpoint, is cut short or
+    holds other objects than tensors.
     """
     if not path.is_file():
         what = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
@@ -76,7 +137,7 @@ def read_state_dict(path: Path, *, field: str) -> dict[str, Tensor]:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether this is a TorchScript archive: of CLIPs only OpenAI's own come so."""
+    """Whether a file is a TorchScript archive. Of all CLIPs only OpenAI publishes such files."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -117,11 +178,13 @@ def _read_torch(path: Path) -> Any:
 
 
 def describe(state: Mapping[str, Tensor]) -> str:
-    """What a state dict seems to be, in a few words."""
+    """Say in a few words what a state dict seems to be."""
     if "image_encoder.pos_embed" in state:
         width = state["image_encoder.pos_embed"].shape[-1]
         names = [name for name, of in SAM_WIDTHS.items() if of == width]
         return f"SAM {names[0]}" if names else f"a SAM of width {width}"
+    if "image_encoder.patch_embed.seq.0.c.weight" in state:
+        return "MobileSAM"
     if "visual.class_embedding" in state and "visual.conv1.weight" in state:
         return _describe_clip(state)
     for prefix, name in (

@@ -1,7 +1,7 @@
-"""A tiny CLIP and a tiny SAM for the toy world, of open_clip's and segment_anything's classes.
+"""A tiny CLIP and a tiny SAM for the toy world, built from open_clip and segment_anything classes.
 
-They answer the same calls as the real ones, so that everything above is written once.
-Sizes are our choice: both train in under an hour on one CPU core each.
+Both have the interfaces of the full-size models, so the rest of the package does not distinguish
+between them. Their sizes are our choice.
 """
 
 from functools import partial
@@ -31,19 +31,20 @@ WEIGHTS = Path(__file__).parent / "weights"
 PATCH_SIZE = 8
 GRID = IMAGE_SIZE // PATCH_SIZE
 
-# CLIP's pixel normalisation, in [0, 1] units.
+# CLIP's pixel normalisation, for pixel values in [0, 1].
 CLIP_MEAN = (0.5, 0.5, 0.5)
 CLIP_STD = (0.25, 0.25, 0.25)
-# How the similarity maps are read out of this CLIP (CLIP Surgery): chosen by what localises best.
+# CLIP Surgery's number of blocks and its text templates for this CLIP (our choice).
 SURGERY_DEPTH = 1
 TEMPLATES = ("a {}", "the {}", "a photo of a {}")
-TAPS = (2, 3, 4)  # blocks (counted from 1) whose outputs are the stage features
+TAPS = (2, 3, 4)  # the blocks, counted from 1, whose outputs are the features of the levels
 
 _CLIP_WIDTH = 128
 _CLIP_HEAD_WIDTH = 32
 _CLIP_MLP_RATIO = 2.0
-# How far (in patches) a patch may attend, per block. Without this fence classification is as good
-# but patch tokens take over their neighbours' content and the maps no longer localise.
+# The greatest distance, in patches, at which a patch attends to another one, for each block (our
+# choice). Without this limit patch tokens take up the content of their neighbours, and the
+# similarity maps no longer localise.
 _ATTENTION_RADII = (1, 1, 0, 0)
 
 _SAM_WIDTH = 128
@@ -51,7 +52,10 @@ _SAM_PROMPT_WIDTH = 96
 
 
 def build_clip() -> CLIP:
-    """An untrained tiny CLIP: pictures [B, 3, 96, 96] and tokens [B, 20] -> embeddings [B, 128]."""
+    """Build the tiny CLIP without weights.
+
+    It maps pictures [B, 3, 96, 96] and tokens [B, 20] to embeddings [B, 128].
+    """
     clip = CLIP(
         embed_dim=_CLIP_WIDTH,
         vision_cfg=CLIPVisionCfg(
@@ -79,7 +83,11 @@ def build_clip() -> CLIP:
 
 
 def build_sam() -> Sam:
-    """An untrained tiny SAM: 96 x 96 pictures, 12 x 12 embeddings, 48 x 48 mask logits."""
+    """Build the tiny SAM without weights.
+
+    It takes pictures of 96 x 96 pixels, encodes them on a grid of 12 x 12 and predicts mask logits
+    of 48 x 48.
+    """
     encoder = ImageEncoderViT(
         img_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
@@ -114,25 +122,29 @@ def build_sam() -> Sam:
 
 
 def tokenizer() -> WordTokenizer:
-    """The tokenizer that belongs to the tiny CLIP."""
+    """Return the tokenizer of the tiny CLIP."""
     return WordTokenizer()
 
 
 def load_clip(path: Path = WEIGHTS / "clip.safetensors") -> CLIP:
-    """The pretrained tiny CLIP, frozen."""
+    """Load the pretrained tiny CLIP and freeze it."""
     return _frozen(build_clip(), path)
 
 
 def load_sam(path: Path = WEIGHTS / "sam.safetensors") -> Sam:
-    """The pretrained tiny SAM, frozen. Its own pixel_mean and pixel_std are in 0-255 units."""
+    """Load the pretrained tiny SAM and freeze it.
+
+    Its `pixel_mean` and `pixel_std` are for pixel values in [0, 255].
+    """
     return _frozen(build_sam(), path)
 
 
 class _LocalAttentionBlock(ResidualAttentionBlock):
-    """open_clip's block whose patches attend only to patches at most `radius` away.
+    """An open_clip block in which a patch attends only to patches at most `radius` away.
 
-    local_mask: [1 + L, 1 + L], 0 where attention is allowed, else -inf; the class token sees all,
-    and no patch sees the class token. It is no weight, so state dicts stay open_clip's.
+    Its buffer `local_mask` [1 + L, 1 + L] is 0 where attention is allowed and -inf elsewhere. The
+    class token attends to all tokens, and no patch attends to the class token. The buffer is not
+    saved, so the state dict has the same keys as open_clip's.
     """
 
     def __init__(self, radius: int) -> None:
@@ -150,6 +162,7 @@ class _LocalAttentionBlock(ResidualAttentionBlock):
 
 
 def _local_mask(radius: int) -> torch.Tensor:
+    """Return the attention mask that `_LocalAttentionBlock` describes."""
     rows, columns = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
     places = torch.stack([rows.flatten(), columns.flatten()], 1)
     near = (places[:, None] - places).abs().amax(-1) <= radius
@@ -160,7 +173,10 @@ def _local_mask(radius: int) -> torch.Tensor:
 
 
 def _conv_stem(width: int) -> nn.Sequential:
-    """Stands in for the 8 x 8 patch convolution: a picture world of edges is learnt much faster."""
+    """Return a stack of convolutions that replaces the 8 x 8 patch convolution (our choice).
+
+    The toy world's pictures consist of edges, which such a stack learns faster.
+    """
 
     def halve(before: int, after: int) -> list[nn.Module]:
         return [
@@ -178,5 +194,6 @@ def _conv_stem(width: int) -> nn.Sequential:
 
 
 def _frozen(model: Model, path: Path) -> Model:
+    """Load the weights at `path` into the model, and freeze it in evaluation mode."""
     model.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     return model.eval().requires_grad_(False)

@@ -1,8 +1,9 @@
-"""Words about a toy scene: RefCOCO-like referring expressions that hold for one object only, and
-web-like captions that merely mention what is there.
+"""Texts about a toy scene: referring expressions and captions.
 
-The kinds follow RefCOCO's habits (our choice of wording): `class` "the car", `colour` "red car",
-`position` "the car on the left", `relation` "the person in green left of the red car".
+A referring expression is true of exactly one object, as in RefCOCO. A caption mentions some of the
+objects, as texts on the web do. There are four kinds of expressions, with wordings of our choice:
+`class` ("the car"), `colour` ("red car"), `position` ("the car on the left") and `relation` ("the
+person in green left of the red car").
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from ppt.toybox.shapes import CLASS_NAMES, COLOUR_NAMES
 KINDS = ("class", "colour", "position", "relation")
 KIND_SHARES = (0.15, 0.25, 0.30, 0.30)
 
-# Margins as fractions of the picture's side: a word is used only where nobody would argue.
+# Margins as fractions of the picture's side (our choice): a word is used only where it is clearly
+# true of the target and clearly false of its rivals.
 _CLEARLY = 0.08
 _NEARER_BY = 0.12
 
@@ -62,7 +64,7 @@ VOCABULARY = (
 
 
 class Thing(Protocol):
-    """What words need to know of an object: its names and its box (x0, y0, x1, y1) in pixels."""
+    """The properties of an object that texts use; the box is (x0, y0, x1, y1) in pixels."""
 
     class_name: str
     colour: str
@@ -70,7 +72,7 @@ class Thing(Protocol):
 
 
 class Expression(NamedTuple):
-    """A text that refers to exactly one object. `target` indexes the picture's objects."""
+    """A text that refers to exactly one object; `target` is its index among the objects."""
 
     text: str
     kind: str
@@ -78,12 +80,13 @@ class Expression(NamedTuple):
 
 
 class Noun(NamedTuple):
-    """A class, a colour, or both (None stands for any): what a caption claims to be there."""
+    """A class, a colour or both, which a text says is in the picture; None stands for any."""
 
     class_name: str | None
     colour: str | None
 
     def matches(self, thing: Thing) -> bool:
+        """Return whether the noun is true of the object."""
         return self.class_name in (None, thing.class_name) and self.colour in (
             None,
             thing.colour,
@@ -91,13 +94,14 @@ class Noun(NamedTuple):
 
     @property
     def text(self) -> str:
+        """The noun in words, for example "red car" or "person in green"."""
         if self.class_name == "person" and self.colour:
             return f"person in {self.colour}"
         return " ".join(word for word in (self.colour, self.class_name) if word)
 
 
 class Caption(NamedTuple):
-    """A text and the nouns it mentions. `placed`: it also says where (left, above ...)."""
+    """A text and the nouns it mentions; `placed` means that it also says where an object is."""
 
     text: str
     nouns: tuple[Noun, ...]
@@ -105,13 +109,19 @@ class Caption(NamedTuple):
 
 
 def centre(thing: Thing) -> np.ndarray:
-    """Centre (x, y) of the object's box in pixels."""
+    """Return the centre (x, y) of the object's box in pixels."""
     x0, y0, x1, y1 = thing.box
     return np.array([(x0 + x1) / 2, (y0 + y1) / 2])
 
 
 def position_of(target: np.ndarray, rivals: Sequence[np.ndarray], size: int) -> list[str]:
-    """Position words true of the centre `target` and of none of the `rivals`' centres."""
+    """Return the position words that are true of a target and of none of its rivals.
+
+    Args:
+        target: the centre (x, y) of the target in pixels.
+        rivals: the centres of the other objects that the noun could mean.
+        size: the side of the picture in pixels.
+    """
     x, y = target / size
     others = [rival / size for rival in rivals]
     words = []
@@ -131,7 +141,14 @@ def position_of(target: np.ndarray, rivals: Sequence[np.ndarray], size: int) -> 
 def relation_of(
     target: np.ndarray, anchor: np.ndarray, rivals: Sequence[np.ndarray], size: int
 ) -> list[str]:
-    """Relations to `anchor` true of `target` and of none of the `rivals` (all centres, pixels)."""
+    """Return the relations to an anchor that are true of a target and of none of its rivals.
+
+    Args:
+        target: the centre (x, y) of the target in pixels.
+        anchor: the centre of the object that the relation starts from.
+        rivals: the centres of the other objects that the noun could mean.
+        size: the side of the picture in pixels.
+    """
     offset = (target - anchor) / size
     others = [(rival - anchor) / size for rival in rivals]
     words = []
@@ -153,9 +170,10 @@ def relation_of(
 def referring_expressions(
     things: Sequence[Thing], size: int, count: int, rng: np.random.Generator
 ) -> list[Expression]:
-    """Draws up to `count` unambiguous expressions: kinds in KIND_SHARES, different targets first.
+    """Draw up to `count` unambiguous expressions with different texts.
 
-    size: side of the picture in pixels.
+    The kinds are drawn with the probabilities KIND_SHARES. Objects without an expression are
+    preferred as targets. `size` is the side of the picture in pixels.
     """
     makers: dict[str, Callable[[int], Expression | None]] = {
         "class": lambda i: _by_class(things, i, rng),
@@ -180,7 +198,7 @@ def referring_expressions(
 def caption(
     things: Sequence[Thing], size: int, with_colour: bool, rng: np.random.Generator
 ) -> Caption:
-    """A caption as the web writes them: one to three of the objects, at times where one is."""
+    """Draw a caption that mentions one to three of the objects, or says where one of them is."""
     some = rng.permutation(len(things))[: rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2])]
     if rng.random() < 0.3:
         placed = _placed_caption(things, int(some[0]), size, with_colour, rng)
@@ -198,6 +216,7 @@ def _placed_caption(
     with_colour: bool,
     rng: np.random.Generator,
 ) -> Caption | None:
+    """Draw a caption that says where the target is; None if no word is true of it."""
     noun = _noun(things[target], with_colour)
     others = [i for i in range(len(things)) if not noun.matches(things[i])]
     here = centre(things[target])
@@ -224,7 +243,7 @@ def _noun(thing: Thing, with_colour: bool) -> Noun:
 
 
 def _rivals(things: Sequence[Thing], target: int, noun: Noun) -> list[np.ndarray]:
-    """Centres of the other objects the noun could mean."""
+    """Return the centres of the other objects that the noun could mean."""
     return [centre(t) for i, t in enumerate(things) if i != target and noun.matches(t)]
 
 
@@ -251,7 +270,7 @@ def _by_position(
 ) -> Expression | None:
     noun = _noun(things[target], with_colour=bool(rng.random() < 0.3))
     rivals = _rivals(things, target, noun)
-    # Without rivals the position word is idle: such expressions exist, but are the lesser part.
+    # Without rivals the position is not needed; most of these expressions are left out.
     if not rivals and rng.random() < 0.6:
         return None
     words = position_of(centre(things[target]), rivals, size)
@@ -270,7 +289,7 @@ def _by_relation(
         return None
     for index in rng.permutation(len(things)):
         anchor = _noun(things[index], with_colour=bool(rng.random() < 0.4))
-        # The anchor must be another class than the target, and itself unambiguous.
+        # The anchor must be unambiguous and of another class than the target.
         if things[index].class_name == noun.class_name or _rivals(things, int(index), anchor):
             continue
         words = relation_of(centre(things[target]), centre(things[index]), rivals, size)

@@ -1,4 +1,4 @@
-"""What the pretrained backbones are worth, on pictures no training has seen."""
+"""Quality measures of the pretrained backbones, on pictures that no training has seen."""
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ from ppt.toybox.surgery import patch_tokens, phrase_directions
 from ppt.toybox.world import IMAGE_SIZE, Picture, object_centric, scene
 
 EVALUATION_SEED = 987_654
-# The pointing game's customary 15 pixels at 224 (Zhang et al., 2016), at our size.
+# The pointing game's tolerance of 15 pixels at a side of 224 (Zhang et al., 2016), scaled to 96.
 POINTING_MARGIN = 6
 
 
 def normalise_pixels(images: np.ndarray) -> Tensor:
-    """uint8 [B, S, S, 3] -> float [B, 3, S, S] as CLIP wants them."""
+    """Convert pixels uint8 [B, S, S, 3] to CLIP's normalised input, float [B, 3, S, S]."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     return (pixels - mean) / std
@@ -29,11 +29,18 @@ def normalise_pixels(images: np.ndarray) -> Tensor:
 def decode_masks(
     sam: Sam, embeddings: Tensor, points: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """SAM's prompt encoder and mask decoder for N prompts, each with its own picture.
+    """Run SAM's prompt encoder and mask decoder on N prompts, each with a picture of its own.
 
-    embeddings [N, C, G, G]; points [N, P, 2] (x, y) in pixels; labels [N, P] 1, 0 or -1 (padding).
-    Returns logits [N, 4, S, S] (mask 0 for several points, 1-3 for ambiguous ones) and predicted
-    IoU [N, 4]. The stock decoder takes one picture at a time; these are its own steps.
+    SAM's own decoder takes one picture at a time; this function does the same for a batch.
+
+    Args:
+        embeddings: the pictures' image embeddings, [N, C, G, G].
+        points: [N, P, 2], (x, y) in pixels.
+        labels: [N, P], 1 foreground, 0 background, -1 padding.
+
+    Returns:
+        The logits [N, 4, S, S] and the predicted IoU [N, 4]. Mask 0 is for prompts of several
+        points, masks 1 to 3 are for ambiguous prompts.
     """
     prompt_encoder, decoder = sam.prompt_encoder, sam.mask_decoder
     sparse, dense = prompt_encoder(points=(points, labels), boxes=None, masks=None)
@@ -54,25 +61,27 @@ def decode_masks(
 def stack_prompts(
     prompts: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """N times points [P, 2], labels [P] and target [S, S] -> one tensor each."""
+    """Stack N prompts of points [P, 2], labels [P] and a target [S, S] into three tensors."""
     points, labels, targets = (np.stack(each) for each in zip(*prompts, strict=True))
     return torch.from_numpy(points), torch.from_numpy(labels), torch.from_numpy(targets)
 
 
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of bool masks [..., S, S]; 0 where both are empty."""
+    """Return the IoU of bool masks [..., S, S]; it is 0 where both masks are empty."""
     shared, either = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
     return shared / either.clamp(min=1)
 
 
 @torch.no_grad()
 def measure_clip(clip: CLIP, count: int = 200) -> dict[str, float]:
-    """Shares in [0, 1], on `count` pictures each.
+    """Measure the tiny CLIP on `count` object-centric pictures and `count` scenes.
 
-    class, colour: zero-shot accuracy on object-centric pictures.
-    pointing_*: the map's highest place lies on the object or within POINTING_MARGIN pixels, in
-    scenes, for phrases that fit one object only. map_iou_*: IoU of the object and of the map
-    where it is above half its range.
+    Returns:
+        Numbers in [0, 1]. `class` and `colour` are the zero-shot accuracies on object-centric
+        pictures. The others are measured in scenes, with phrases that are true of one object only.
+        `pointing_*` is the share of similarity maps whose maximum is at most POINTING_MARGIN pixels
+        away from the object. `map_iou_*` is the mean IoU of the object with the area where the map
+        is above the middle of its range.
     """
     single = [object_centric(EVALUATION_SEED, i) for i in range(count)]
     images = normalise_pixels(np.stack([p.image for p in single]))
@@ -110,7 +119,7 @@ def measure_clip(clip: CLIP, count: int = 200) -> dict[str, float]:
 
 @torch.no_grad()
 def similarity_maps(clip: CLIP, pictures: list[Picture], phrases: list[str]) -> Tensor:
-    """CLIP Surgery's map of one phrase per picture, [B, S, S]."""
+    """Return CLIP Surgery's similarity maps [B, S, S] of one phrase for each picture."""
     images = normalise_pixels(np.stack([p.image for p in pictures]))
     tokens = patch_tokens(clip.visual, images, SURGERY_DEPTH)[2]
     scores = torch.einsum("bld,bd->bl", tokens, phrase_directions(clip, phrases, TEMPLATES))
@@ -122,10 +131,12 @@ def similarity_maps(clip: CLIP, pictures: list[Picture], phrases: list[str]) -> 
 
 @torch.no_grad()
 def measure_sam(sam: Sam, count: int = 150) -> dict[str, float]:
-    """mIoU in scenes by kind of prompt, for whole objects and for parts, one prompt a picture.
+    """Measure the tiny SAM's mIoU on `count` scenes with one prompt for each picture.
 
-    `<kind>_<whole|part>` is mask 0; with `_best` the best of the other three; with `_chosen` that
-    of the three with the highest predicted IoU.
+    Returns:
+        The mIoU for every kind of prompt, for whole objects and for parts. `<kind>_whole` and
+        `<kind>_part` score mask 0. The same names with `_best` score the best of the other three
+        masks, and with `_chosen` the one of them with the highest predicted IoU.
     """
     pictures = [scene(EVALUATION_SEED, i) for i in range(count)]
     pixels = torch.from_numpy(np.stack([p.image for p in pictures])).permute(0, 3, 1, 2).float()

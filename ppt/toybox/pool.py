@@ -1,7 +1,8 @@
-"""The pictures the two backbones are pretrained on: drawn once, kept in memory, mixed by kind.
+"""The pictures that the two backbones are pretrained on, drawn once and kept in memory.
 
-A third are object-centric, a third scenes, a third mosaics of four object-centric pictures (as the
-paper's D_ref composes them): the backbones must know every kind of picture the method shows them.
+One third are object-centric pictures, one third are scenes, and one third are mosaics of four
+object-centric pictures, similar to the compositions in the paper's D_ref. The backbones are thus
+trained on every kind of picture that the method uses.
 """
 
 from dataclasses import dataclass
@@ -11,17 +12,10 @@ from PIL import Image
 
 from ppt.toybox.expressions import Caption
 from ppt.toybox.shapes import CLASS_NAMES, COLOUR_NAMES
-from ppt.toybox.world import (
-    IMAGE_SIZE,
-    Picture,
-    SceneObject,
-    captions,
-    object_centric,
-    scene,
-)
+from ppt.toybox.world import IMAGE_SIZE, Picture, SceneObject, captions, object_centric, scene
 
-ANY = -1  # in `nouns`: any class, or any colour
-NONE = -2  # padding: no such object, no such noun
+ANY = -1  # in `nouns`: any class or any colour
+NONE = -2  # padding, where there is no further object or noun
 MAX_OBJECTS = 5
 MAX_NOUNS = 3
 CAPTIONS_PER_PICTURE = 4
@@ -29,13 +23,19 @@ CAPTIONS_PER_PICTURE = 4
 
 @dataclass
 class Pool:
-    """N pictures. S = 96, O = MAX_OBJECTS, C = CAPTIONS_PER_PICTURE, W = MAX_NOUNS.
+    """N pictures with their captions.
 
-    images: uint8 [N, S, S, 3]. part_ids: uint8 [N, S, S], 0 ground, else 1 + 16 * object + part.
-    objects: int [N, O, 2], (class, colour) numbers, NONE beyond the picture's objects.
-    texts: N lists of C captions. nouns: int [N, C, W, 2] of (class, colour), ANY or NONE.
-    placed: bool [N, C], the caption also says where.
-    is_mosaic: bool [N]; objects 0-3 lie in the quarters, by rows.
+    The letters stand for S = 96, O = MAX_OBJECTS, C = CAPTIONS_PER_PICTURE and W = MAX_NOUNS.
+
+    Attributes:
+        images: uint8 [N, S, S, 3].
+        part_ids: uint8 [N, S, S], 0 for the background, otherwise 1 + 16 * object + part.
+        objects: int [N, O, 2], the numbers of each object's class and colour, padded with NONE.
+        texts: N lists of C captions.
+        nouns: int [N, C, W, 2], the numbers of each noun's class and colour, which may be ANY;
+            padded with NONE.
+        placed: bool [N, C], whether the caption also says where an object is.
+        is_mosaic: bool [N]. The objects 0 to 3 of a mosaic lie in its quarters, row by row.
     """
 
     images: np.ndarray
@@ -51,7 +51,7 @@ class Pool:
 
 
 def build_pool(seed: int, size: int) -> Pool:
-    """`size` pictures, the three kinds in turn."""
+    """Draw `size` pictures of the three kinds in turn."""
     makers = (object_centric, scene, mosaic)
     pool = Pool(
         images=np.zeros((size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
@@ -79,7 +79,7 @@ def build_pool(seed: int, size: int) -> Pool:
 
 
 def part_id_map(picture: Picture) -> np.ndarray:
-    """uint8 [S, S]: 0 where there is ground, else 1 + 16 * object + part."""
+    """Return uint8 [S, S], which is 0 on the background and 1 + 16 * object + part elsewhere."""
     ids = np.zeros(picture.image.shape[:2], np.uint8)
     for i, thing in enumerate(picture.objects):
         for j, part in enumerate(thing.parts.values()):
@@ -88,7 +88,7 @@ def part_id_map(picture: Picture) -> np.ndarray:
 
 
 def mosaic(seed: int, index: int) -> Picture:
-    """Four object-centric pictures at half their size, side by side (no expressions)."""
+    """Compose a picture of four object-centric ones at half their size, without expressions."""
     half = IMAGE_SIZE // 2
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     things: list[SceneObject] = []
@@ -111,6 +111,7 @@ def mosaic(seed: int, index: int) -> Picture:
 
 
 def _noun_numbers(caption: Caption) -> list[tuple[int, int]]:
+    """Return the numbers of each noun's class and colour."""
     return [
         (
             CLASS_NAMES.index(noun.class_name) if noun.class_name else ANY,

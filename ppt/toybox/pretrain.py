@@ -1,7 +1,8 @@
 """Pretrains the toy world's backbones from nothing: `python -m ppt.toybox.pretrain [clip|sam|all]`.
 
-`all` runs the two side by side, one core each: on sizes like these a second thread in one process
-gains nothing. The schedules go by steps, never by the clock, so equal seeds give equal weights.
+`all` trains both at the same time, each in a process of its own with one thread. The length of a
+training is a number of iterations and does not depend on the clock, so equal seeds give equal
+weights.
 """
 
 import argparse
@@ -15,13 +16,14 @@ from ppt.toybox.backbones import WEIGHTS
 from ppt.toybox.pretrain_clip import pretrain_clip
 from ppt.toybox.pretrain_sam import pretrain_sam
 
-STEPS = {"clip": 1500, "sam": 6600}
-# Keeps glibc from handing large tensors back to the system after every step: a fifth of SAM's time.
+STEPS = {"clip": 1500, "sam": 6600}  # iterations
+# These settings keep glibc from returning the memory of large tensors after every iteration.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 _PRETRAIN = {"clip": pretrain_clip, "sam": pretrain_sam}
 
 
 def main() -> None:
+    """Parse the command line and pretrain the backbones that it names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("which", choices=["clip", "sam", "all"], nargs="?", default="all")
     parser.add_argument("--seed", type=int, default=0)
@@ -47,6 +49,7 @@ def main() -> None:
 
 
 def _run(name: str, seed: int, steps: int, folder: Path) -> None:
+    """Pretrain one backbone in this process."""
     torch.set_num_threads(1)
     command = f"python -m ppt.toybox.pretrain {name} --seed {seed} --steps {steps}"
     _PRETRAIN[name](seed, steps, folder / f"{name}.safetensors", command)

@@ -1,11 +1,13 @@
-"""Pretrains the tiny CLIP on pictures and their captions: no boxes, no masks.
+"""Pretrains the tiny CLIP on pictures and their captions, without boxes or masks.
 
-Two losses: pictures against captions through the class token (CLIP's own loss), and pictures
-against single noun phrases through their best patches (in the manner of FILIP), without which
-patch tokens do not localise. The first part of the steps sees quarters of mosaics, one object
-each, at a fifth of a picture's cost: what a car is, and what red is, is learnt there. A read-out of
-the captions' words helps in that part: contrast alone learns colours at once, but shapes not at all
-in 700 steps, because two towers that know nothing give each other no gradient.
+There are two main losses. CLIP's own loss contrasts pictures with captions through the class token.
+A second one, similar to FILIP's, contrasts pictures with single noun phrases through the patches
+that match them best; without it the patch tokens do not localise.
+
+The first iterations (PIECE_SHARE of them) train on quarters of mosaics, which show one object each
+and cost less than whole pictures. Classes and colours are learnt there. During these iterations an
+auxiliary classifier reads the class and the colour off the embeddings, because the contrastive
+losses alone give two untrained towers hardly any gradient for shapes.
 """
 
 import time
@@ -31,19 +33,27 @@ LEARNING_RATE = 1.5e-3
 POOL_SIZE = 9_000
 BATCH_SIZE = 48
 PIECE_BATCH_SIZE = 80
-PIECE_SHARE = 0.4  # of the steps
-# A phrase counts as seen where its best patches see it: softness of that "best".
+PIECE_SHARE = 0.4  # of the iterations
+# A phrase's cosines with the patches are averaged with the weights of a softmax of this scale.
 _PATCH_SHARPNESS = 12.0
 _MAX_LOGIT_SCALE = 100.0
-_NAME_SCALE = 20.0
+_NAME_SCALE = 20.0  # the factor of the cosines in the auxiliary classifier
 
 
 @dataclass
 class _Batch:
-    """B pictures, their captions, and P phrases. `*_hold`: bool [B, texts], is the text true?
+    """B pictures with captions and phrases.
 
-    corner: (row, column) in the grid of the pictures' upper left patch. captions: [] on pieces,
-    where the phrases say all there is.
+    A piece is a quarter of a mosaic, which shows one object.
+
+    Attributes:
+        images: uint8 [B, H, W, 3].
+        corner: the (row, column) in the grid of patches where the upper left patch lies.
+        phrases: P texts.
+        phrases_hold: bool [B, P], whether the phrase is true of the picture.
+        captions: T texts. The list is empty for pieces, whose phrases serve as captions.
+        captions_hold: bool [B, T], whether the caption is true of the picture.
+        objects: [B, 2], the numbers of the object's class and colour; None for whole pictures.
     """
 
     images: np.ndarray
@@ -52,18 +62,24 @@ class _Batch:
     phrases_hold: np.ndarray
     captions: list[str]
     captions_hold: np.ndarray
-    objects: np.ndarray | None = None  # on pieces: [B, 2], (class, colour) of the one object
+    objects: np.ndarray | None = None
 
 
 class _NameReader(nn.Module):
-    """Reads the class word and the colour word off an embedding. Needed in training only."""
+    """The auxiliary classifier that reads class and colour off an embedding during training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.words = nn.Parameter(torch.randn(len(CLASS_NAMES) + len(COLOUR_NAMES), width))
 
     def forward(self, whole: Tensor, patches: Tensor, objects: Tensor) -> Tensor:
-        """Class embeddings [B, D], patches [B, L, D], objects [B, 2] -> loss."""
+        """Return the cross-entropy of classes and colours, summed over two ways to read them.
+
+        Args:
+            whole: the class embeddings, [B, D].
+            patches: the patch embeddings, [B, L, D].
+            objects: the numbers of the objects' classes and colours, [B, 2].
+        """
         words = F.normalize(self.words, dim=-1)
         loss = whole.new_zeros(())
         for cosines in (whole @ words.T, _best_patches(patches, words)):
@@ -76,7 +92,10 @@ class _NameReader(nn.Module):
 
 
 def pretrain_clip(seed: int, steps: int, path: Path, command: str) -> None:
-    """Trains for `steps` steps and saves the weights, with what they are worth, to `path`."""
+    """Train for `steps` iterations and save the weights to `path`.
+
+    The file's metadata hold the command, the seed and the measured quality.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     start = time.perf_counter()
@@ -113,7 +132,7 @@ def pretrain_clip(seed: int, steps: int, path: Path, command: str) -> None:
 
 
 def _draw_pieces(pool: Pool, rng: np.random.Generator) -> _Batch:
-    """Quarters of mosaics, each with one object, as if they lay anywhere in the picture."""
+    """Draw pieces, which are quarters of mosaics, with one random place in the grid for all."""
     mosaics = np.flatnonzero(pool.is_mosaic)
     rows, quarters = rng.choice(mosaics, PIECE_BATCH_SIZE), rng.integers(4, size=PIECE_BATCH_SIZE)
     half = IMAGE_SIZE // 2
@@ -131,13 +150,14 @@ def _draw_pieces(pool: Pool, rng: np.random.Generator) -> _Batch:
 
 
 def _draw_pictures(pool: Pool, rng: np.random.Generator) -> _Batch:
-    """Whole pictures of all kinds."""
+    """Draw whole pictures of all kinds."""
     rows = rng.integers(len(pool), size=BATCH_SIZE)
-    # All of a batch names colours or nothing does: then shape alone can tell the pictures apart.
+    # Either every text of a batch names a colour or none does. Without colours the pictures can be
+    # told apart by the shapes only.
     with_colour = bool(rng.random() < 0.5)
     columns = 2 * rng.integers(CAPTIONS_PER_PICTURE // 2, size=BATCH_SIZE) + with_colour
-    # A caption may hold for other pictures of the batch too. What a placed caption claims of
-    # them we do not know; it is false of most.
+    # A caption may also be true of other pictures of the batch. For a placed caption this is not
+    # known, so it counts as false of all pictures but its own, which is right for most of them.
     holds = nouns_hold(pool.objects[rows], pool.nouns[rows, columns])
     holds = holds & ~pool.placed[rows, columns] | np.eye(BATCH_SIZE, dtype=bool)
     phrases, nouns = _draw_phrases(pool.objects[rows], with_colour, rng)
@@ -154,7 +174,11 @@ def _draw_pictures(pool: Pool, rng: np.random.Generator) -> _Batch:
 def _draw_phrases(
     objects: np.ndarray, with_colour: bool, rng: np.random.Generator
 ) -> tuple[list[str], np.ndarray]:
-    """A phrase about one object of each picture, "a red car" or "a car"; its noun [B, 1, 2]."""
+    """Draw a phrase, such as "a red car" or "a car", about one object of each picture.
+
+    Returns:
+        The B phrases, and their nouns [B, 1, 2] as numbers of class and colour, which may be ANY.
+    """
     phrases, nouns = [], np.full((len(objects), 1, 2), NONE)
     for row, things in enumerate(objects):
         class_number, colour_number = rng.choice(things[things[:, 0] != NONE])
@@ -172,7 +196,12 @@ def _draw_phrases(
 
 
 def nouns_hold(objects: np.ndarray, nouns: np.ndarray) -> np.ndarray:
-    """objects [B, O, 2], nouns [T, W, 2] -> bool [B, T]: is every noun of the text there?"""
+    """Return bool [B, T], whether every noun of a text is true of some object of a picture.
+
+    Args:
+        objects: the numbers of the objects' classes and colours, [B, O, 2], padded with NONE.
+        nouns: the same for the nouns, [T, W, 2], which may be ANY; padded with NONE.
+    """
     wanted, there = nouns[None, :, :, None], objects[:, None, None]
     matches = ((wanted == there) | (wanted == ANY)).all(-1).any(-1)
     return (matches | (nouns[..., 0] == NONE)).all(-1)
@@ -181,9 +210,14 @@ def nouns_hold(objects: np.ndarray, nouns: np.ndarray) -> np.ndarray:
 def _losses(
     clip: CLIP, reader: _NameReader, batch: _Batch, rng: np.random.Generator
 ) -> tuple[Tensor, ...]:
-    """Caption loss; phrase loss over the surgery path's and the plain patches; what pulls the
-    empty phrase to the mean of all texts (CLIP Surgery takes it for the part that all share);
-    on pieces also the names' loss."""
+    """Compute the terms of the loss, which are added without further weights.
+
+    Returns:
+        The caption loss, the phrase loss over CLIP Surgery's and the plain patch tokens, and a loss
+        that pulls the empty phrase's embedding to the mean of all texts, because CLIP Surgery
+        subtracts the empty phrase as the part that all texts share. Pieces also have the loss of
+        the auxiliary classifier.
+    """
     empty = str(rng.choice(TEMPLATES)).format("")
     texts = encode_texts(clip, [*batch.phrases, *batch.captions, empty])
     phrases = texts[: len(batch.phrases)]
@@ -205,9 +239,13 @@ def _losses(
 
 
 def _contrast(logits: Tensor, holds: np.ndarray) -> Tensor:
-    """CLIP's loss where a text may hold for several pictures; logits and holds are [B, T].
+    """Return CLIP's contrastive loss for texts that may be true of several pictures.
 
-    Each true pair competes with the false ones of its row, and with those of its column.
+    Each true pair competes with the false pairs of its row and with those of its column.
+
+    Args:
+        logits: the similarities of pictures and texts, [B, T].
+        holds: bool [B, T], whether the text is true of the picture.
     """
     true = torch.from_numpy(holds)
     false = logits.masked_fill(true, -1e4)
@@ -217,7 +255,15 @@ def _contrast(logits: Tensor, holds: np.ndarray) -> Tensor:
 
 
 def _best_patches(patches: Tensor, texts: Tensor) -> Tensor:
-    """Patches [B, L, D], texts [T, D] -> [B, T], the cosine of the text's best patches."""
+    """Return each text's cosine with its best patches, as a softmax-weighted mean over all patches.
+
+    Args:
+        patches: L2-normalised patch tokens, [B, L, D].
+        texts: L2-normalised text embeddings, [T, D].
+
+    Returns:
+        The cosines, [B, T]. The weights have no gradient.
+    """
     cosines = torch.einsum("bld,td->btl", patches, texts)
     weights = (cosines.detach() * _PATCH_SHARPNESS).softmax(-1)
     return (cosines * weights).sum(-1)

@@ -1,4 +1,4 @@
-"""Pretrains the tiny SAM on point prompts for objects and their parts, knowing no classes."""
+"""Pretrains the tiny SAM on point prompts for objects and their parts, without class names."""
 
 import time
 from pathlib import Path
@@ -25,13 +25,16 @@ from ppt.toybox.schedule import build_optimizer, build_schedule, save_weights
 
 BATCH_SIZE = 8
 PROMPTS_PER_PICTURE = 8
-# Share of the steps and learning rate of each cosine cycle.
+# Each cosine cycle's share of the iterations and its learning rate.
 CYCLES = ((6 / 11, 1e-3), (5 / 11, 7e-4))
 POOL_SIZE = 9_000
 
 
 def pretrain_sam(seed: int, steps: int, path: Path, command: str) -> None:
-    """Trains for `steps` steps and saves the weights, with what they are worth, to `path`."""
+    """Train for `steps` iterations and save the weights to `path`.
+
+    The file's metadata hold the command, the seed and the measured quality.
+    """
     torch.manual_seed(seed)
     start = time.perf_counter()
     pool = build_pool(seed, POOL_SIZE)
@@ -51,9 +54,17 @@ def run_cycle(
     command: str,
     start: float,
 ) -> None:
-    """One cycle of CYCLES. All but the first begin with the weights that the last one saved.
+    """Train for one cycle of CYCLES; every cycle but the first loads the weights saved before.
 
-    steps: of all cycles together. start: of the whole pretraining, by time.perf_counter.
+    Args:
+        sam: the model, trained in place.
+        pool: the pictures.
+        number: the index of the cycle.
+        seed: the seed of the pretraining.
+        steps: the iterations of all cycles together.
+        path: where the weights are saved and loaded.
+        command: the command line, recorded with the weights.
+        start: the time.perf_counter() at which the pretraining began.
     """
     rng = np.random.default_rng(seed + number)
     if number:
@@ -85,7 +96,7 @@ def run_cycle(
 
 
 def _loss(sam: Sam, pool: Pool, rng: np.random.Generator) -> Tensor:
-    """SAM's losses: the best of three masks, the single mask, and the predicted IoU."""
+    """Return the sum of SAM's losses for the single mask, the three masks and the predicted IoU."""
     rows = rng.integers(len(pool), size=BATCH_SIZE)
     images, part_ids = pool.images[rows], pool.part_ids[rows]
     if rng.random() < 0.5:
@@ -102,8 +113,9 @@ def _loss(sam: Sam, pool: Pool, rng: np.random.Generator) -> Tensor:
     shared = (probabilities * wanted).sum((2, 3))
     dice = 1 - (2 * shared + 1) / (probabilities.sum((2, 3)) + wanted.sum((2, 3)) + 1)
     losses = 5 * cross_entropy.mean((2, 3)) + dice
-    # Several points say what is meant, one does not: SAM answers the former with its single mask
-    # (token 0), the latter with the best of three. A little on all three keeps each of them alive.
+    # SAM answers a prompt of several points with its single mask (token 0), and an ambiguous prompt
+    # of one point with the best of three masks. A small loss on all three masks keeps the ones that
+    # are not the best from being left untrained.
     several = ((labels >= 0).sum(1) > 1).float()
     single = (losses[:, 0] * (0.15 + 0.85 * several)).mean()
     best_of_three = losses[:, 1:].min(1).values.mean() + 0.03 * losses[:, 1:].mean()
@@ -113,8 +125,12 @@ def _loss(sam: Sam, pool: Pool, rng: np.random.Generator) -> Tensor:
 
 
 def _draw_prompts(part_ids: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Points [N, P, 2] in pixels, labels [N, P], targets bool [N, S, S]; N = B * prompts each."""
-    num_points = int(rng.integers(1, MAX_POINTS + 1))  # one number per batch: little padding
+    """Draw PROMPTS_PER_PICTURE prompts for each of B pictures, N together.
+
+    Returns:
+        Points [N, P, 2] in pixels, labels [N, P] and targets bool [N, S, S].
+    """
+    num_points = int(rng.integers(1, MAX_POINTS + 1))  # the same for the batch, against padding
     prompts = []
     for ids in part_ids:
         for _ in range(PROMPTS_PER_PICTURE):

@@ -1,9 +1,12 @@
-"""Point prompts to train and to measure the tiny SAM with: what people, CLIP Surgery and our own
-point generator will ask of it, mistakes included. Points are (x, y) in pixels."""
+"""Point prompts to train and to measure the tiny SAM.
+
+They resemble the prompts of people, of CLIP Surgery and of the point generator, including their
+mistakes. Points are (x, y) in pixels.
+"""
 
 import numpy as np
 
-# Shares of the kinds in training (our choice; the far ones matter most, see measure.py).
+# The kinds of prompts and their shares in training (our choice).
 KINDS = ("one", "positives", "box", "far")
 KIND_SHARES = (0.15, 0.20, 0.30, 0.35)
 MAX_POINTS = 10
@@ -15,10 +18,16 @@ MIN_TARGET_PX = 20
 def choose_target(
     part_ids: np.ndarray, rng: np.random.Generator, whole: bool | None = None
 ) -> np.ndarray:
-    """Mask bool [S, S] of one object (whole), of one part (not whole), or of either (None)."""
+    """Draw an object or a part of one and return its mask, bool [S, S].
+
+    Args:
+        part_ids: uint8 [S, S], as `part_id_map` returns it.
+        rng: the source of random numbers.
+        whole: True for an object, False for a part, None for either.
+    """
     if whole is None:
         whole = bool(rng.random() < WHOLE_SHARE)
-    # Ids are 1 + 16 * object + part, 0 is ground: (ids + 15) // 16 is 1 + object.
+    # An id is 1 + 16 * object + part, or 0 on the background: (id + 15) // 16 is 1 + object, or 0.
     labels = (part_ids.astype(np.int16) + 15) // 16 if whole else part_ids
     values, sizes = np.unique(labels[labels > 0], return_counts=True)
     large = values[sizes >= MIN_TARGET_PX]
@@ -33,15 +42,23 @@ def sample_prompt(
     noisy: bool,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points for the mask `target`: float [num_points, 2] (x, y), labels int [num_points].
+    """Draw a point prompt for a target.
 
-    Labels as SAM's: 1 foreground, 0 background, -1 padding (not a point).
+    Args:
+        target: the mask, bool [S, S].
+        part_ids: uint8 [S, S], as `part_id_map` returns it.
+        kind: "one" is a single positive point, which leaves open whether a part or the whole object
+            is meant. "positives" has positive points only. "box" draws points uniformly in the
+            slightly enlarged box of the target and labels them by the mask, as the training targets
+            of the point generator are drawn (Section 3.2). "far" has positive points, and negative
+            ones on other objects or anywhere outside of the target.
+        num_points: the length of the result.
+        noisy: whether to shift the points and to flip one label.
+        rng: the source of random numbers.
 
-    one        one positive point (SAM cannot know whether the part or the whole is meant)
-    positives  positive points only
-    box        evenly in the target's slightly widened box, labelled by the mask: what the paper's
-               point generator learns to emit (section 3.2), negatives closely outside
-    far        a few positives; negatives on neighbours, on the rest of the picture, near or far
+    Returns:
+        Points float [num_points, 2] and labels int [num_points], which are 1 for foreground, 0 for
+        background and -1 for padding, as in SAM.
     """
     inside, outside = np.argwhere(target), np.argwhere(~target)
     if kind == "one":
@@ -75,10 +92,12 @@ def sample_prompt(
 
 
 def _pick(spots: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `count` of the pixels, with replacement."""
     return spots[rng.integers(len(spots), size=count)]
 
 
 def _in_box(inside: np.ndarray, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `count` pixels (row, column) in the slightly enlarged box of the pixels `inside`."""
     low, high = inside.min(0), inside.max(0)
     margin = 0.1 * (high - low) + 1
     spots = rng.uniform(low - margin, high + margin, (count, 2))
@@ -88,7 +107,10 @@ def _in_box(inside: np.ndarray, count: int, size: int, rng: np.random.Generator)
 def _spoil(
     points: np.ndarray, labels: np.ndarray, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shifts the points by a pixel or two and, where enough remain right, flips a label."""
+    """Shift the points by a few pixels, and flip one label if there are at least four points.
+
+    The label is left as it was if no point would remain positive.
+    """
     shifted = (points + rng.normal(0, 1.5, points.shape)).clip(0, size - 1)
     wrong = labels.copy()
     if len(labels) >= 4:

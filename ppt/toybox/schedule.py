@@ -1,4 +1,4 @@
-"""What both pretrainings share: one optimiser, one schedule by step count, one way to save."""
+"""The optimiser, the learning-rate schedule and the saving of weights for both pretrainings."""
 
 import math
 from pathlib import Path
@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-WARM_UP_STEPS = 100
+WARM_UP_STEPS = 100  # iterations
 
 
 def build_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only."""
+    """Build AdamW with weight decay on tensors of two or more dimensions only."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.03},
@@ -23,7 +23,11 @@ def build_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW
 def build_schedule(
     optimizer: torch.optim.Optimizer, steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then a cosine to 1% of the learning rate."""
+    """Build a schedule of `steps` iterations.
+
+    The learning rate follows half a cosine from its full value to 1% of it, and is multiplied by a
+    linear rise during the first WARM_UP_STEPS iterations.
+    """
 
     def factor(step: int) -> float:
         cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
@@ -33,7 +37,7 @@ def build_schedule(
 
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, object]) -> None:
-    """Saves the weights as fp16 safetensors, whole or not at all."""
+    """Save the weights as fp16 safetensors; `path` appears only when the file is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     part = path.with_suffix(".part")

@@ -1,7 +1,7 @@
-"""What the objects of the picture world look like: every part is one polygon in the unit box.
+"""The shapes and colours of the toy world's objects; every part of an object is a polygon.
 
-Frame: x to the right, y down, both in [0, 1] over the object's box. Parts are drawn in order, so a
-later part covers an earlier one. The shapes are our choice: few polygons a person recognises.
+Coordinates are (x, y) in the unit box of the object, with x to the right and y down. Parts are
+drawn in order, so a later part covers an earlier one. The shapes are our choice.
 """
 
 from typing import NamedTuple
@@ -12,21 +12,21 @@ Polygon = np.ndarray  # float [N, 2], (x, y) in the unit box
 
 
 class Part(NamedTuple):
-    """One polygon of an object. Several polygons may share a name (both legs are "legs")."""
+    """One polygon of an object; several may share a name, as both legs of a person do."""
 
     name: str
-    paint: str  # "main": the object's own colour; "free": a random dull colour; else a PAINTS name
+    paint: str  # "main": the object's colour; "free": one of FREE_PAINTS; else a key of PAINTS
     polygon: Polygon
 
 
 class Shape(NamedTuple):
-    """An object class: width / height of its box, and its parts from back to front."""
+    """An object class: the ratio of its box's width to its height, and its parts, back to front."""
 
     aspect: float
     parts: tuple[Part, ...]
 
 
-# Colours that expressions name, as (hue, saturation, value).
+# The colours that expressions name, as (hue, saturation, value).
 COLOURS = {
     "red": (0.0, 0.88, 0.85),
     "orange": (0.075, 0.92, 0.97),
@@ -38,7 +38,7 @@ COLOURS = {
     "white": (0.0, 0.0, 0.97),
 }
 
-# Colours nobody names: fixed materials, and the dull ones a "free" part picks from.
+# The colours that no expression names: those of fixed materials, and the dull ones of FREE_PAINTS.
 PAINTS = {
     "skin": (0.07, 0.42, 0.90),
     "black": (0.0, 0.0, 0.13),
@@ -66,7 +66,7 @@ def _box(x0: float, y0: float, x1: float, y1: float) -> Polygon:
 
 
 def _dome(cx: float, base: float, rx: float, ry: float) -> Polygon:
-    """The upper half of an ellipse standing on y = base."""
+    """Return the upper half of an ellipse whose centre is at y = base."""
     return _ellipse(cx, base, rx, ry, 180, 360)
 
 

@@ -1,6 +1,6 @@
-"""The tiny CLIP's patch tokens with gradients, for its pretraining and its measurement.
+"""The tiny CLIP's tokens with gradients, for its pretraining and its measurement.
 
-The frozen encoder of the method (ppt.models.clip_encoder) makes the same tokens without gradients.
+The method's frozen encoder, `ppt.models.clip_encoder`, computes the same tokens without gradients.
 """
 
 import torch
@@ -15,11 +15,18 @@ from ppt.toybox.tokenizer import WordTokenizer
 def patch_tokens(
     visual: VisionTransformer, images: Tensor, depth: int, corner: tuple[int, int] = (0, 0)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Class embedding [B, D], patch embeddings [B, L, D] and the same by CLIP Surgery [B, L, D].
+    """Encode pictures with the visual tower.
 
-    images: [B, 3, H, W], normalised; at most the network's size. A smaller picture is a piece of a
-    full one: it is seen as if its upper left patch were the one in row and column `corner`.
-    depth: blocks of the surgery path. All embeddings are L2-normalised.
+    Args:
+        visual: the tower, with `_LocalAttentionBlock`s.
+        images: normalised pixels, [B, 3, H, W], at most as large as the tower's input. Smaller
+            pictures are encoded as pieces of a full one.
+        depth: the number of last blocks on CLIP Surgery's path.
+        corner: the (row, column) of a piece's upper left patch in the full picture.
+
+    Returns:
+        The class embeddings [B, D], the patch embeddings [B, L, D] and CLIP Surgery's patch
+        embeddings [B, L, D], all L2-normalised.
     """
     patches = visual.conv1(images)
     seen = _token_numbers(visual, patches.shape[-2:], corner)
@@ -41,7 +48,10 @@ def patch_tokens(
 def _token_numbers(
     visual: VisionTransformer, size: tuple[int, int], corner: tuple[int, int]
 ) -> Tensor:
-    """Numbers of the class token and of the patches in a window of the grid."""
+    """Return the numbers of the class token and of the patches in a window of the grid.
+
+    `size` is the window's (height, width) in patches, `corner` the (row, column) where it begins.
+    """
     rows, columns = visual.grid_size
     grid = 1 + torch.arange(rows * columns).view(rows, columns)
     (height, width), (top, left) = size, corner
@@ -50,7 +60,10 @@ def _token_numbers(
 
 
 def _value_attention(block: ResidualAttentionBlock, x: Tensor, fence: Tensor) -> Tensor:
-    """CLIP Surgery's softmax(v v^T) v within the block's fence. [B, 1 + L, D] -> same."""
+    """Return CLIP Surgery's attention softmax(v v^T) v for tokens `x` [B, 1 + L, D].
+
+    `fence` [1 + L, 1 + L] is the block's attention mask. The result has the shape of `x`.
+    """
     attention = block.attn
     batch, length, width = x.shape
     values = F.linear(
@@ -62,9 +75,10 @@ def _value_attention(block: ResidualAttentionBlock, x: Tensor, fence: Tensor) ->
 
 
 def encode_texts(clip: CLIP, texts: list[str]) -> Tensor:
-    """[T, D], L2-normalised: clip.encode_text without the padding behind the longest text.
+    """Return the L2-normalised embeddings [T, D] of the texts.
 
-    The text tower is causal, so what follows a text's end does not change it.
+    The result equals that of `clip.encode_text`, but the padding after the longest text is left
+    out. The text tower is causal, so tokens after the end of a text do not change its embedding.
     """
     tokens = WordTokenizer()(texts)
     ends = tokens.argmax(1)
@@ -75,7 +89,10 @@ def encode_texts(clip: CLIP, texts: list[str]) -> Tensor:
 
 
 def phrase_directions(clip: CLIP, phrases: list[str], templates: tuple[str, ...]) -> Tensor:
-    """[T, D]: each phrase's mean over the templates, normalised, minus that of the empty phrase."""
+    """Return [T, D], the embedding of each phrase minus that of the empty phrase.
+
+    The embedding of a phrase is the normalised mean over the templates.
+    """
     texts = [template.format(phrase) for phrase in (*phrases, "") for template in templates]
     embeddings = encode_texts(clip, texts).view(len(phrases) + 1, len(templates), -1)
     means = F.normalize(embeddings.mean(1), dim=-1)

@@ -1,4 +1,4 @@
-"""Words to numbers for the tiny CLIP: the toy world's whole vocabulary fits in a short list."""
+"""The tokenizer of the tiny CLIP, which gives each word of the toy world a number."""
 
 import re
 
@@ -10,7 +10,7 @@ CONTEXT_LENGTH = 20
 
 
 class WordTokenizer:
-    """Callable as open_clip's tokenizers are: list of texts -> LongTensor [n, context_length].
+    """A tokenizer with the interface of open_clip's: a call maps n texts to [n, context_length].
 
     `<eot>` has the highest number, because open_clip's text tower pools at the argmax.
     """
@@ -23,10 +23,14 @@ class WordTokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """The number of words, including the special ones."""
         return len(self.words)
 
     def encode(self, text: str) -> list[int]:
-        """Numbers of the words, unknown ones as `<unk>`; case and punctuation do not count."""
+        """Return the numbers of the words; unknown words become `<unk>`.
+
+        Upper case and punctuation are ignored.
+        """
         unknown = self._numbers["<unk>"]
         return [self._numbers.get(word, unknown) for word in re.findall(r"[a-z0-9]+", text.lower())]
 

@@ -1,7 +1,7 @@
-"""The embedded picture world: 96 x 96 scenes of 16 classes in 8 colours, with exact masks.
+"""The toy world: pictures of 96 x 96 pixels of objects in 16 classes and 8 colours, with masks.
 
-Every picture is a pure function of (seed, index), so that nothing needs to be downloaded or stored.
-Frame: pixels, x to the right, y down; boxes (x0, y0, x1, y1) with x1, y1 exclusive.
+Every picture is a pure function of (seed, index), so nothing is downloaded or stored. Coordinates
+are pixels, with x to the right and y down. Boxes are (x0, y0, x1, y1) with x1 and y1 exclusive.
 """
 
 import colorsys
@@ -11,30 +11,23 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ppt.toybox.expressions import Caption, Expression, caption, referring_expressions
-from ppt.toybox.shapes import (
-    CLASS_NAMES,
-    COLOUR_NAMES,
-    COLOURS,
-    FREE_PAINTS,
-    PAINTS,
-    SHAPES,
-)
+from ppt.toybox.shapes import CLASS_NAMES, COLOUR_NAMES, COLOURS, FREE_PAINTS, PAINTS, SHAPES
 
 IMAGE_SIZE = 96
-MIN_VISIBLE_PX = 30  # an object of fewer visible pixels is no fair target
+MIN_VISIBLE_PX = 30  # visible pixels that every object of a scene has at least
 
 _SUPERSAMPLING = 2
-_PARTS_PER_OBJECT = 16  # the id map's radix: id = object * 16 + part + 1, 0 is background
-# Streams of random numbers that must never meet, whatever seed and index are.
+_PARTS_PER_OBJECT = 16  # in the id map a pixel is object * 16 + part + 1, or 0 on the background
+# The first number of the seeds, which keeps the random streams apart for any seed and index.
 _SCENE, _OBJECT_CENTRIC, _CAPTION = 1, 2, 3
 
 
 @dataclass
 class SceneObject:
-    """One object as it is seen: what others cover is not part of its mask."""
+    """An object of a picture; its mask holds the pixels that no other object covers."""
 
     class_name: str
-    colour: str  # of its main part (the shirt of the person)
+    colour: str  # of its main part, for example of a person's shirt
     box: tuple[int, int, int, int]  # tight around `mask`
     mask: np.ndarray  # bool [S, S]
     parts: dict[str, np.ndarray]  # part name -> bool [S, S]; disjoint, their union is `mask`
@@ -42,7 +35,7 @@ class SceneObject:
 
 @dataclass
 class Picture:
-    """image: uint8 [S, S, 3] RGB. expressions: each true of exactly one of the objects."""
+    """A picture, uint8 [S, S, 3] RGB, with its objects and expressions about one object each."""
 
     image: np.ndarray
     objects: list[SceneObject]
@@ -51,7 +44,7 @@ class Picture:
 
 @dataclass
 class _Placement:
-    """An object before it is drawn. box: (x0, y0, width, height) in pixels, float."""
+    """An object before it is drawn; `box` is float (x0, y0, width, height) in pixels."""
 
     class_name: str
     colour: str
@@ -67,7 +60,10 @@ def scene(
     max_objects: int = 5,
     num_expressions: int = 2,
 ) -> Picture:
-    """A crowded picture with repeated classes, some of them in the same colour, and expressions."""
+    """Draw a picture of several objects with expressions.
+
+    Classes are often repeated, sometimes in the same colour.
+    """
     rng = np.random.default_rng([_SCENE, seed, index])
     while True:
         placements = _scatter(int(rng.integers(min_objects, max_objects + 1)), rng)
@@ -82,7 +78,10 @@ def scene(
 
 
 def object_centric(seed: int, index: int) -> Picture:
-    """An ImageNet-like picture: one large object near the centre, named by its class alone."""
+    """Draw a picture of one large object near the centre, as in ImageNet.
+
+    Its only expression is the name of its class.
+    """
     rng = np.random.default_rng([_OBJECT_CENTRIC, seed, index])
     class_name = str(rng.choice(CLASS_NAMES))
     extent = _extent(class_name, rng.uniform(0.45, 0.75) * IMAGE_SIZE, rng)
@@ -94,13 +93,13 @@ def object_centric(seed: int, index: int) -> Picture:
 
 
 def captions(seed: int, index: int, picture: Picture, count: int) -> list[Caption]:
-    """`count` captions of a picture for CLIP's pretraining, every second one without colours."""
+    """Draw `count` captions of a picture for CLIP's pretraining; every other one names colours."""
     rng = np.random.default_rng([_CAPTION, seed, index])
     return [caption(picture.objects, IMAGE_SIZE, bool(i % 2), rng) for i in range(count)]
 
 
 def _extent(class_name: str, size: float, rng: np.random.Generator) -> np.ndarray:
-    """(width, height) in pixels of a box of about size**2 pixels."""
+    """Draw the (width, height) in pixels of an object's box, whose area is size**2."""
     aspect = SHAPES[class_name].aspect * rng.uniform(0.88, 1.14)
     return size * np.array([aspect**0.5, aspect**-0.5])
 
@@ -122,7 +121,10 @@ def _place(
 
 
 def _scatter(count: int, rng: np.random.Generator) -> list[_Placement]:
-    """Up to `count` objects that overlap little; half of them repeat a class that is there."""
+    """Place up to `count` objects so that they overlap little.
+
+    About half of the objects after the first repeat a class that is already placed.
+    """
     placements: list[_Placement] = []
     for _ in range(count):
         class_name, colour = str(rng.choice(CLASS_NAMES)), None
@@ -141,7 +143,7 @@ def _scatter(count: int, rng: np.random.Generator) -> list[_Placement]:
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Shared area over the smaller box's area."""
+    """Return the area that two boxes share, divided by the area of the smaller one."""
     shared = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
     return float(np.prod(shared.clip(0)) / min(np.prod(a[2:]), np.prod(b[2:])))
 
@@ -149,6 +151,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 def _render(
     placements: list[_Placement], rng: np.random.Generator
 ) -> tuple[np.ndarray, list[SceneObject]]:
+    """Draw the objects on a background; return the picture, uint8 [S, S, 3], and the objects."""
     side = IMAGE_SIZE * _SUPERSAMPLING
     canvas = Image.fromarray(_background(rng)).resize((side, side), Image.Resampling.NEAREST)
     ids = Image.new("L", (side, side), 0)
@@ -169,6 +172,7 @@ def _draw(
     id_pencil: ImageDraw.ImageDraw,
     rng: np.random.Generator,
 ) -> None:
+    """Draw an object's polygons, in colour with `pencil` and as numbers with `id_pencil`."""
     paint = {name: _rgb(hsv, rng) for name, hsv in PAINTS.items()}
     paint["main"] = _rgb(COLOURS[placement.colour], rng)
     names = _part_names(placement.class_name)
@@ -193,6 +197,7 @@ def _part_names(class_name: str) -> list[str]:
 
 
 def _seen(placement: _Placement, index: int, id_map: np.ndarray) -> SceneObject:
+    """Return the object with the masks of its visible pixels, taken from the id map."""
     first = index * _PARTS_PER_OBJECT + 1
     mask = (id_map >= first) & (id_map < first + _PARTS_PER_OBJECT)
     parts = {name: id_map == first + i for i, name in enumerate(_part_names(placement.class_name))}
@@ -210,7 +215,7 @@ def _seen(placement: _Placement, index: int, id_map: np.ndarray) -> SceneObject:
 
 
 def _rgb(hsv: tuple[float, float, float], rng: np.random.Generator) -> tuple[int, int, int]:
-    """A colour near `hsv`. White and greys stay without hue."""
+    """Draw a colour near `hsv`, as (red, green, blue) in 0 to 255; greys and white stay grey."""
     hue = (hsv[0] + rng.uniform(-0.015, 0.015)) % 1
     saturation = np.clip(hsv[1] + rng.uniform(-0.1, 0.1), 0, 1) if hsv[1] > 0 else 0.0
     value = np.clip(hsv[2] + rng.uniform(-0.08, 0.05), 0, 1)
@@ -219,13 +224,13 @@ def _rgb(hsv: tuple[float, float, float], rng: np.random.Generator) -> tuple[int
 
 
 def _dull(rng: np.random.Generator) -> np.ndarray:
-    """A colour that no expression names, [3] in 0-255."""
+    """Draw a colour that no expression names, as float [3] in 0 to 255."""
     hsv = (rng.random(), rng.uniform(0.05, 0.28), rng.uniform(0.3, 0.85))
     return np.array(colorsys.hsv_to_rgb(*hsv), np.float32) * 255
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """A textured ground of two dull colours with some clutter on it, uint8 [S, S, 3]."""
+    """Draw a textured background of two dull colours with some clutter, uint8 [S, S, 3]."""
     ys, xs = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float32) / IMAGE_SIZE
     angle = rng.uniform(0, 2 * np.pi)
     along = xs * np.cos(angle) + ys * np.sin(angle)
@@ -249,7 +254,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _scatter_clutter(ground: Image.Image, tone: np.ndarray, rng: np.random.Generator) -> None:
-    """Pebbles in tones close to the ground's: distracting, but nothing to name."""
+    """Draw up to eight small polygons, which no expression names, in tones close to `tone`."""
     pencil = ImageDraw.Draw(ground)
     for _ in range(rng.integers(0, 9)):
         fill = tuple(int(v) for v in (tone + rng.uniform(-45, 45)).clip(0, 255))

@@ -6,7 +6,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from ppt.config import ConfigError, Resources
-from ppt.pipeline.cluster import check_fits, connected, fits_beside_training
+from ppt.distributed.cluster import check_fits, connected, fits_beside_training
 
 
 def test_actors_stay_beside_training_on_one_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from ray._private.runtime_env.packaging import create_package
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from ppt.pipeline import jobs
+from ppt.distributed import submission as jobs
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "curricula/quickstart.yaml"
@@ -29,6 +29,7 @@ FEW = [
     "num_buckets=2",
     *(f"data.{name}.num_pictures=4" for name in ("referring", "object_centric", "validation")),
     "data.evaluation.num_pictures=4",
+    "resources.num_actors=1",
 ]
 TOKEN = "a-token-of-this-test-and-of-nothing-else"
 CLUSTER_FOLDER = "PPT_TEST_CLUSTER_FOLDER"
@@ -140,7 +141,7 @@ def test_a_jobs_own_exit_code_comes_back(address: str, tmp_path: Path) -> None:
     """2 for what the job finds to be the user's mistake, 1 for a crash."""
     (tmp_path / "file").touch()
     mistake = ("prepare", QUICKSTART, *FEW, f"store={tmp_path}", "resources.cpus_per_worker=64")
-    crash = ("prepare", QUICKSTART, *FEW, f"store={tmp_path / 'file'}")
+    crash = ("prepare", QUICKSTART, *FEW, f"store={tmp_path / 'file'}", "--local")
     started = [(_start(address, *words), code) for words, code in ((mistake, 2), (crash, 1))]
     results = [(_submit("--address", address, "--follow", name), code) for name, code in started]
     assert [result.exit_code for result, _ in results] == [2, 1]
@@ -151,7 +152,7 @@ def test_a_jobs_own_exit_code_comes_back(address: str, tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_the_job_running_and_stop_stops_it(address: str, tmp_path: Path) -> None:
     many = [*FEW, "data.referring.num_pictures=100000", f"store={tmp_path}"]
-    name = _start(address, "prepare", QUICKSTART, *many)
+    name = _start(address, "prepare", QUICKSTART, *many, "--local")
     follower = subprocess.Popen(
         [sys.executable, "-m", "jobs.submit", "--address", address, "--follow", name],
         stdout=subprocess.PIPE,

@@ -1,22 +1,25 @@
-"""`ppt ablate` on a real Ray: rows share what they have in common; the page, table and MLflow."""
+"""`ppt ablate`: rows and seeds share what they have in common; the page, table and MLflow."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL
+from common import QUICKSTART, ROOT, SMALL, TINY, here, run_here
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from jobs.cli import app
 from ppt.config import load_row
-from ppt.pipeline.curriculum import run_curriculum
-from ppt.pipeline.record import RunRecord
+from ppt.experiments.ablation import load_rows, run_ablation
+from ppt.store.nodes import Node, Store
+from ppt.tracking.record import RunRecord
 
 ROWS = ROOT / "curricula" / "ablations"
 
@@ -28,20 +31,25 @@ def made_from(store: Path, kind: str, parent: str) -> set[str]:
     return {m["digest"] for m in manifests if parent in m["made_from"]["parents"].values()}
 
 
+def write_rows(folder: Path, *numbers: int) -> Path:
+    """A folder with some of the nine rows."""
+    folder.mkdir()
+    for number in numbers:
+        text = (ROWS / f"row{number}.yaml").read_text()
+        text = text.replace("base: ../quickstart.yaml", f"base: {QUICKSTART}")
+        (folder / f"row{number}.yaml").write_text(text)
+    return folder
+
+
 def test_rows_share_their_beginnings(
     finished: RunRecord, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    rows = tmp_path / "rows"
-    rows.mkdir()
-    for number in (1, 3, 4):
-        text = (ROWS / f"row{number}.yaml").read_text()
-        base = f"base: {ROOT / 'curricula' / 'quickstart.yaml'}"
-        (rows / f"row{number}.yaml").write_text(text.replace("base: ../quickstart.yaml", base))
+    rows = write_rows(tmp_path / "rows", 1, 3, 4)
     checkpoints = store / "store" / "checkpoints"
     before = set(checkpoints.iterdir())
     overrides = [f"store={store}", *SMALL[1:], "stages.ris_joint.num_epochs=2"]
-    result = CliRunner().invoke(app, ["ablate", str(rows), *overrides])
+    result = CliRunner().invoke(app, ["ablate", str(rows), "--local", *overrides])
     assert result.exit_code == 0, result.output
     # Row 3 is 2 epochs, row 4 those and 2 + 2 more; all but its last stage are the finished run's.
     assert "6 stage-epochs trained, 8 without sharing" in result.output
@@ -56,7 +64,7 @@ def test_rows_share_their_beginnings(
         assert float(line["P@0.5"]) == pytest.approx(100 * int(line["found"]) / 24, abs=0.01)
     summaries = [json.loads((store / f"row{n}.seed0" / "summary.json").read_text()) for n in (3, 4)]
     shared = "checkpoints.semantic_alignment"
-    ours = finished.nodes[shared].digest
+    ours = finished.stages[0].checkpoint.digest
     assert summaries[0]["digests"][shared] == summaries[1]["digests"][shared] == ours
     assert float(lines[2]["mIoU"]) == pytest.approx(summaries[0]["stages"][-1]["mIoU"], abs=0.001)
 
@@ -77,7 +85,7 @@ def test_rows_share_their_beginnings(
 
     # The diagnosis: candidates of the held-out sentences, prompts without their negative points.
     assert "By the number of candidates" in page and "What negative points do" in page
-    evaluation = finished.nodes["samples.evaluation"].digest
+    evaluation = finished.data["evaluation"].samples.digest
     (labels,) = made_from(store, "labels", evaluation)
     h = summaries[0]["digests"]["labels.h"]
     assert made_from(store, "checkpoints", h)  # what is trained on is among the parents
@@ -95,23 +103,54 @@ def test_rows_share_their_beginnings(
             if not row["num_negatives"]:
                 assert row["iou_without"] == row["iou"]
 
-    # Row 2 has no Select: its referents are what CLIP and SAM make of whole expressions.
-    before_select, without_select = (
-        run_curriculum(load_row(ROWS / f"row{n}.yaml", [*SMALL, f"store={store}"]), until="label")
-        for n in (3, 2)
-    )
+
+def test_without_select_the_whole_expression_names_the_referent(
+    finished: RunRecord, store: Path
+) -> None:
+    """Row 2: its referents are what CLIP and SAM make of whole expressions."""
+    row2 = load_row(ROWS / "row2.yaml", [*SMALL, f"store={store}"])
+    without_select = run_here(row2, until="label")
+    candidates = finished.data["referring"].labels
+    assert without_select.candidates == candidates  # shared
     undecided, guessed = (
-        record.nodes["labels.h"].read_all().to_pylist()
-        for record in (before_select, without_select)
+        node.read_all().to_pylist()
+        for node in (candidates, without_select.data["referring"].labels)
     )
-    candidates = before_select.nodes["labels.h"]
-    assert without_select.nodes["labels.h_candidates"].digest == candidates.digest  # shared
-    assert {row["source"] for row in undecided} == {"h_sem", "h_ref"}
     num_guessed = 0
     for row, guess in zip(undecided, guessed, strict=True):
         alone = row["source"] == "h_sem"
-        assert sum(candidate["is_referent"] for candidate in row["candidates"]) == alone
         referents = [candidate["is_referent"] for candidate in guess["candidates"]]
         assert sum(referents) <= 1 and (not alone or referents == [1])
         num_guessed += not alone and sum(referents)
     assert num_guessed > 0.8 * sum(row["source"] == "h_ref" for row in undecided)
+
+
+def test_three_seeds_encode_every_picture_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    rows = write_rows(tmp_path / "rows", 3)
+    curricula = load_rows(rows, [*TINY[1:], f"store={tmp_path}"], None, [0, 1, 2])
+    ablation = run_ablation("rows", curricula, lambda curriculum: nullcontext(here(curriculum)))
+    assert ablation.seeds == [0, 1, 2]
+    assert (ablation.stage_epochs, ablation.stage_epochs_unshared) == (3, 3)  # nothing in common
+    (line,) = ablation.lines
+    figures = [line.by_seed[seed].metrics["mIoU"] for seed in (0, 1, 2)]
+    assert line.mean("mIoU") == pytest.approx(sum(figures) / 3)
+    assert len(set(figures)) > 1 and line.spread("mIoU") > 0
+
+    nodes = Store(str(tmp_path)).complete_nodes()
+    calls = sum(n.manifest()["info"]["encoder_calls"] for n in nodes if n.kind == "features")
+    pictures = [
+        hashlib.sha256(image.as_py()).digest()
+        for node in nodes
+        if node.kind in ("samples", "d_ref")
+        for image in _images(node)
+    ]
+    assert len(pictures) == 16 + 16 + 4 + 4 + 8
+    assert calls / len(set(pictures)) == 1.00
+
+
+def _images(node: Node) -> pa.ChunkedArray:
+    files = sorted(Path(node.folder).glob("data-*.parquet"))
+    return pa.concat_tables(pq.read_table(file, columns=["image"]) for file in files)["image"]

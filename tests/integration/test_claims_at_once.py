@@ -13,8 +13,8 @@ import pytest
 import ray
 import ray.util
 
-from ppt.pipeline import claims
-from ppt.store import Node, Store
+from ppt.distributed import claims
+from ppt.store.nodes import Node, Store
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

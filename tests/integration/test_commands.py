@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from common import ROOT
 from typer.testing import CliRunner
 
 from jobs.cli import app
@@ -29,7 +29,14 @@ PHOTOS = str(ROOT / "curricula" / "photos.yaml")
         (["prepare", PHOTOS], "data.referring.root is missing"),
         (["encode", QUICKSTART, "model.clip.name=ViT-B-16"], "model.clip.weights"),
         (["encode", QUICKSTART, "model.sam.name=vit_x"], "model.sam.name must be one of"),
-        (["train", QUICKSTART, "model_selection=best"], "model_selection: input should be 'last'"),
+        (
+            ["train", QUICKSTART, "model_selection=best"],
+            "model_selection: input should be 'last'",
+        ),
+        (
+            ["train", QUICKSTART, "--local", "resources.num_workers=2"],
+            "resources.num_workers must be 1 in a local run",
+        ),
         (["evaluate", QUICKSTART, "--protocol", "cvpr"], "'cvpr' is not one of"),
         (["evaluate", QUICKSTART, "--split", "train"], "'train' is not one of"),
         (

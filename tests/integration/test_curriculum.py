@@ -1,20 +1,18 @@
-"""One curriculum, end to end, on a real local Ray."""
+"""One curriculum, end to end, in this process."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from conftest import small
+from common import figures, here, nodes_of, run_here, small
 from safetensors.numpy import load_file
 
 from ppt.config import ConfigError
-from ppt.pipeline.curriculum import run_curriculum, select_after
-from ppt.pipeline.record import RunRecord
-from ppt.pipeline.summary import summarise
-from ppt.store import Node
+from ppt.curriculum.finished import select_after
+from ppt.tracking.record import RunRecord
+from ppt.tracking.summary import summarise
 
 STAGES = ["semantic_alignment", "ris_object_centric", "ris_joint", "domain_refinement"]
 
@@ -41,7 +39,7 @@ def test_every_step_accounts_for_every_row(finished: RunRecord) -> None:
     assert counts
     for step, count in counts.items():
         assert count["in"] == count["out"] + count["quarantined"], step
-    assert finished.nodes["samples.referring"].counts()["pictures"]["in"] == 30
+    assert finished.data["referring"].samples.counts()["pictures"]["in"] == 30
 
 
 def test_each_picture_is_encoded_once(finished: RunRecord) -> None:
@@ -50,35 +48,40 @@ def test_each_picture_is_encoded_once(finished: RunRecord) -> None:
 
 
 def test_labels_fall_into_the_papers_sources(finished: RunRecord) -> None:
-    for row in finished.nodes["labels.d_sem"].read_all().to_pylist():
+    for row in finished.data["object_centric"].labels.read_all().to_pylist():
         assert row["source"] == "d_sem"
         assert [c["is_referent"] for c in row["candidates"]] == [1.0]
     sources = set()
-    for row in finished.nodes["labels.h"].read_all().to_pylist():
+    for row in finished.data["referring"].labels.read_all().to_pylist():
         sources.add(row["source"])
         scores = [c["is_referent"] for c in row["candidates"]]
         assert scores == ([1.0] if row["source"] == "h_sem" else [0.0] * len(scores))
         assert (row["source"] == "h_ref") == (len(scores) > 1)
     assert sources == {"h_sem", "h_ref"}
-    for row in finished.nodes["labels.d_ref"].read_all("labels").to_pylist():
+    for row in finished.data["d_ref"].labels.read_all("labels").to_pylist():
         assert sum(c["is_referent"] for c in row["candidates"]) == 1.0
         assert len(row["candidates"]) > 1  # context objects beside the referent
 
 
 def test_select_chooses_one_referent_and_leaves_h_sem(finished: RunRecord) -> None:
-    before, after = (
-        finished.nodes[name].read_all().to_pylist() for name in ("labels.h", "labels.h.1")
-    )
+    before, after, last = (node.read_all().to_pylist() for node in finished.rounds())
     assert len(before) == len(after)
-    assert sum(row["source"] == "h_ref" for row in after) > 10
+    several = 0
     for old, new in zip(before, after, strict=True):
+        assert new["source"] == old["source"]
         scores = [c["is_referent"] for c in new["candidates"]]
-        if old["source"] == "h_sem":
+        if old["source"] == "h_sem" or not any(scores):  # no query lies on any candidate
             assert new == old
-        elif new["source"] == "undecided":  # no query lies on any candidate
-            assert not any(scores)
         else:
             assert sorted(scores) == [0.0] * (len(scores) - 1) + [1.0]
+            several += 1
+    assert several > 10
+    info = finished.selected[0].info()
+    assert info["selected"] == several
+    assert info["selected"] + info["unselected"] == sum(r["source"] == "h_ref" for r in before)
+    for old, new in zip(after, last, strict=True):  # whoever is not selected again stays
+        if any(c["is_referent"] for c in old["candidates"]):
+            assert sum(c["is_referent"] for c in new["candidates"]) == 1.0
 
 
 def test_training_changes_the_generator_from_stage_to_stage(finished: RunRecord) -> None:
@@ -92,10 +95,9 @@ def test_training_changes_the_generator_from_stage_to_stage(finished: RunRecord)
 
 def test_a_second_run_writes_nothing(finished: RunRecord, store: Path) -> None:
     before = _files(store)
-    again = run_curriculum(small(store))
+    again = run_here(small(store))
     assert _files(store) == before
-    assert [s.metrics for s in again.stages] == [s.metrics for s in finished.stages]
-    assert [s.history for s in again.stages] == [s.history for s in finished.stages]
+    assert figures(again) == figures(finished)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +107,11 @@ def test_a_second_run_writes_nothing(finished: RunRecord, store: Path) -> None:
 def test_a_deleted_bucket_is_made_again_alone(
     finished: RunRecord, store: Path, name: str, file: str
 ) -> None:
-    node: Node = finished.nodes[name]
+    node = nodes_of(finished)[name]
     content = Path(node.path(file)).read_bytes()
     before = _files(store)
     Path(node.path(file)).unlink()
-    run_curriculum(small(store), until="label")
+    run_here(small(store), until="label")
     after = _files(store)
     bucket = file.split("-")[1].split(".")[0]
     changed = {Path(path).name for path in after if after[path] != before.get(path)}
@@ -123,28 +125,34 @@ def test_a_longer_last_stage_shares_the_stages_before(finished: RunRecord, store
     with pytest.raises(
         ConfigError, match="'domain_refinement' is not trained yet: run `ppt train`"
     ):
-        run_curriculum(longer, train=False)  # all before it are found
+        run_here(longer, train=False)  # all before it are found
 
 
 def test_select_after_a_trained_stage(finished: RunRecord, store: Path) -> None:
-    labels = select_after(small(store), "ris_object_centric")
-    assert labels.digest == finished.nodes["labels.h.1"].digest
+    curriculum = small(store)
+    labels = select_after(curriculum, here(curriculum), "ris_object_centric")
+    assert labels.digest == finished.selected[0].digest
     with pytest.raises(ConfigError, match="trains .*ris_joint.*, got 'nothing'"):
-        select_after(small(store), "nothing")
+        select_after(curriculum, here(curriculum), "nothing")
 
 
-def test_another_seed_is_another_run(finished: RunRecord, store: Path) -> None:
-    record = run_curriculum(small(store, "seed=1", "name=other"), until="prepare")
-    name = "samples.object_centric"  # flips are drawn by the seed
-    assert record.nodes[name].digest != finished.nodes[name].digest
+def test_another_seed_shares_all_but_the_training(finished: RunRecord, store: Path) -> None:
+    other = small(store, "seed=1", "name=other")
+    record = run_here(other, until="label")
+    ours, theirs = nodes_of(finished), nodes_of(record)
+    assert {name: node.digest for name, node in theirs.items()} == {
+        name: node.digest for name, node in ours.items() if name in theirs
+    }
+    assert {"samples.d_ref", "labels.d_sem", "labels.h"} <= theirs.keys()
+    with pytest.raises(ConfigError, match="'semantic_alignment' is not trained yet"):
+        run_here(other, train=False)
 
 
 def test_a_store_that_is_removed_is_made_equal(finished: RunRecord, tmp_path: Path) -> None:
     """Nothing depends on where the store lies: the same digests and bytes anywhere."""
-    record = run_curriculum(small(tmp_path), until="label")
-    for name in ("samples.d_ref", "labels.h", "features.d_ref"):
-        assert record.nodes[name].digest == finished.nodes[name].digest
-    for bucket in range(3):
-        ours = record.nodes["labels.h"].read(bucket)
-        assert ours.equals(finished.nodes["labels.h"].read(bucket))
-    shutil.rmtree(tmp_path)
+    record = run_here(small(tmp_path), until="label")
+    ours = nodes_of(finished)
+    for name, node in nodes_of(record).items():
+        assert node.digest == ours[name].digest, name
+        for file in Path(node.folder).glob("data-*"):
+            assert file.read_bytes() == Path(ours[name].path(file.name)).read_bytes(), file

@@ -1,4 +1,4 @@
-"""Evaluation on a real local Ray: exact over actors, equal to other people's arithmetic."""
+"""Evaluation of a finished run: equal to other people's arithmetic, exact over actors."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL, small
+from common import QUICKSTART, SMALL, figures, here, nodes_of, run_here, small
 from PIL import Image
 from pycocotools import mask as coco
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from ppt.checkpoint import open_checkpoint
-from ppt.config import ConfigError, Resources
-from ppt.pipeline.curriculum import evaluate_curriculum, run_curriculum
-from ppt.pipeline.evaluation import (
-    EvaluationSplit,
-    evaluate_checkpoint,
-    evaluate_recipe,
-    metrics_of,
-)
-from ppt.pipeline.passes import Pool
-from ppt.pipeline.record import RunRecord
-from ppt.pipeline.tables import mapped
-from ppt.schema import from_fixed_binary, to_fixed_binary
-from ppt.store import BucketOutput, Store
+from ppt.config import ConfigError
+from ppt.curriculum.finished import evaluate_curriculum
+from ppt.curriculum.inputs import split_of
+from ppt.distributed.actors import ActorPool
+from ppt.evaluation.protocols import OURS
+from ppt.serving.stored_checkpoint import open_checkpoint
+from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, metrics_of
+from ppt.store.arrays import from_tensors, to_tensors
+from ppt.store.lookup import mapped
+from ppt.store.nodes import BucketOutput, Store
 from ppt.toybox import world
+from ppt.tracking.record import RunRecord
 
 SEED = 40  # of the quickstart's evaluation world
 TENTHS = (3, 5, 6, 7, 8, 9)
@@ -52,19 +49,14 @@ def measured(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]
     return {"mIoU": 100 * ious.mean(), "oIoU": overall, **precision}
 
 
-def split_of(record: RunRecord, name: str = "evaluation") -> EvaluationSplit:
-    tables = ("samples", "features", "words", "phrases", "ground_truth")
-    return EvaluationSplit(name, *(record.nodes[f"{table}.{name}"] for table in tables))
-
-
 def results_in(record: RunRecord, *folders: str) -> dict[str, list[dict]]:
     folder = Path(record.folder).joinpath("results", *folders)
     return {path.stem: pq.read_table(path).to_pylist() for path in folder.glob("*.parquet")}
 
 
 def evaluate(*arguments: object) -> str:
-    quickstart = str(ROOT / "curricula" / "quickstart.yaml")
-    result = CliRunner().invoke(app, ["evaluate", quickstart, *map(str, arguments)])
+    command = ["evaluate", str(QUICKSTART), *SMALL, "--local", *map(str, arguments)]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     return " ".join(result.output.split())
 
@@ -72,65 +64,53 @@ def evaluate(*arguments: object) -> str:
 def test_every_sentence_is_in_the_files_with_its_figures(finished: RunRecord) -> None:
     """Masks of the Parquet files against truths drawn anew: numpy, and pycocotools' IoU."""
     files = results_in(finished)
-    stages = {stage.name: stage.metrics for stage in finished.stages}
-    assert set(files) == {*finished.baselines, *stages}
+    assert set(files) == set(finished.metrics())
     for name, rows in files.items():
         assert len(rows) == len({row["expression_id"] for row in rows}) == 2 * 12
         pairs = [(coco.decode(row["mask"]), truth_of(row)) for row in rows]
-        metrics = {**finished.baselines, **stages}[name]
-        assert metrics == pytest.approx(measured(pairs), abs=1e-9)
+        assert finished.metrics()[name] == pytest.approx(measured(pairs), abs=1e-9)
         for row, (_, truth) in zip(rows, pairs, strict=True):
             rle = coco.encode(np.asfortranarray(truth))
             assert row["iou"] == pytest.approx(coco.iou([row["mask"]], [rle], [0])[0, 0])
 
 
-def test_two_actors_are_one(finished: RunRecord, tmp_path: Path) -> None:
-    """The same rows, bit by bit, and the same sums: three buckets over one actor and over two."""
+def test_two_actors_are_one_process(pool: ActorPool, finished: RunRecord, tmp_path: Path) -> None:
+    """The same rows, bit by bit, and the same sums: three buckets over two actors and in one."""
     last = finished.stages[-1]
-    model = finished.curriculum.model
-    nodes = []
-    for number in (1, 2):
-        pool = Pool(Resources(num_actors=number, cpus_per_actor=0.4))
-        store = Store(str(tmp_path / str(number)))
-        nodes.append(
-            evaluate_checkpoint(store, pool, split_of(finished), last.checkpoint, model, name="x")
-        )
-        assert len(pool.actors) == number
-        pool.close()
-    alone, together = nodes
-    assert alone.digest == together.digest == last.results.digest
-    assert alone.num_buckets == 3
+    step = EvaluateCheckpoint(
+        split_of(finished, "evaluation"), finished.curriculum.model, OURS, "x", last.checkpoint
+    )
+    together = step.node(Store(str(tmp_path)))
+    assert together.digest == last.results.digest
+    pool.make(together, step)
+    assert len(pool.actors) == 2
+    assert together.num_buckets == 3
     for bucket in range(3):
-        assert alone.read(bucket).equals(together.read(bucket))
-    assert metrics_of(alone) == metrics_of(together) == last.metrics
+        assert together.read(bucket).equals(last.results.read(bucket))
+    assert metrics_of(together) == last.metrics
 
 
 def test_an_empty_prediction_counts_as_0(finished: RunRecord, tmp_path: Path) -> None:
     """CLIP sees nothing anywhere: no points, no mask, and every sentence is still there."""
-    split = split_of(finished)
-    blind = Store(str(tmp_path)).node("phrases", "blind", buckets=split.embeddings.num_buckets)
+    split, curriculum = split_of(finished, "evaluation"), small(tmp_path)
+    blind = Store(str(tmp_path)).node("phrases", "blind", buckets=split.phrases.num_buckets)
     for bucket in range(blind.num_buckets):
-        table = mapped(split.embeddings, bucket)
+        table = mapped(split.phrases, bucket)
         field = table.schema.field("embedding")
-        zeros = to_fixed_binary(np.zeros_like(from_fixed_binary(table["embedding"], field)))
+        zeros = to_tensors(np.zeros_like(from_tensors(table["embedding"])))
         column = table.schema.get_field_index("embedding")
         blind.write_bucket(bucket, BucketOutput({"data": table.set_column(column, field, zeros)}))
-    pool = Pool(Resources(num_actors=1, cpus_per_actor=0.4))
-    model, recipe = finished.curriculum.model, finished.curriculum.labels.referring
-    split = replace(split, embeddings=blind)
-    results = evaluate_recipe(Store(str(tmp_path)), pool, split, recipe, model, name="blind")
-    pool.close()
+    step = EvaluateRecipe(
+        replace(split, phrases=blind), curriculum.model, OURS, "blind", curriculum.labels.referring
+    )
+    results = here(curriculum).run(step)
     rows = results.read_all().to_pylist()
     assert len(rows) == 2 * 12 and all(row["iou"] == 0 and row["union"] > 0 for row in rows)
     assert set(metrics_of(results).values()) == {0.0}
 
 
-def test_our_digests_name_no_protocol(finished: RunRecord) -> None:
-    assert all(stage.results.made_from["spec"] == {} for stage in finished.stages)
-
-
 def test_lavt(finished: RunRecord, store: Path) -> None:
-    text = evaluate(*SMALL, f"store={store}", "--protocol", "lavt", "--stage", "ris_joint")
+    text = evaluate(f"store={store}", "--protocol", "lavt", "--stage", "ris_joint")
     assert "small: evaluation split, protocol lavt, 24 sentences" in text
     files = results_in(finished, "lavt")
     assert set(files) == {*finished.baselines, "ris_joint"}
@@ -150,7 +130,7 @@ def test_lavt(finished: RunRecord, store: Path) -> None:
 
 def test_cris(finished: RunRecord, store: Path) -> None:
     """The first sentence of each object, and a mask that is nowhere smaller than ours."""
-    evaluate(*SMALL, f"store={store}", "--protocol", "cris", "--stage", "semantic_alignment")
+    evaluate(f"store={store}", "--protocol", "cris", "--stage", "semantic_alignment")
     files, ours = results_in(finished, "cris"), results_in(finished)
     for name in ("clip_sam_best", "semantic_alignment"):
         by_id = {row["expression_id"]: row for row in ours[name]}
@@ -173,7 +153,7 @@ def test_cris(finished: RunRecord, store: Path) -> None:
 
 
 def test_the_validation_split(finished: RunRecord, store: Path) -> None:
-    text = evaluate(*SMALL, f"store={store}", "--split", "validation")
+    text = evaluate(f"store={store}", "--split", "validation")
     assert "small: validation split, protocol ours, 12 sentences" in text
     files = results_in(finished, "validation")
     assert set(files) == {*finished.baselines, *(stage.name for stage in finished.stages)}
@@ -183,23 +163,24 @@ def test_the_validation_split(finished: RunRecord, store: Path) -> None:
 
 def test_a_baseline_needs_nothing_trained(finished: RunRecord, store: Path) -> None:
     untrained = small(store, "stages.semantic_alignment.num_epochs=9", "name=untrained")
-    record = evaluate_curriculum(untrained, stage="clip_sam_best")
+    runner = here(untrained)
+    record = evaluate_curriculum(untrained, runner, stage="clip_sam_best")
     assert record.baselines == finished.baselines and not record.stages
     with pytest.raises(ConfigError, match="'semantic_alignment' is not trained yet"):
-        evaluate_curriculum(untrained)
+        evaluate_curriculum(untrained, runner)
     with pytest.raises(ConfigError, match="clip_sam_best, semantic_alignment, .*got 'nothing'"):
-        evaluate_curriculum(untrained, stage="nothing")
+        evaluate_curriculum(untrained, runner, stage="nothing")
     # A stage is measured without those that come after it.
     longer = small(store, "stages.ris_joint.num_epochs=9", "name=untrained")
-    record = evaluate_curriculum(longer, stage="ris_object_centric")
+    record = evaluate_curriculum(longer, runner, stage="ris_object_centric")
     assert [stage.metrics for stage in record.stages] == [finished.stages[1].metrics]
 
 
 def test_the_page_alone(finished: RunRecord, store: Path) -> None:
     page = Path(finished.folder) / "report.html"
     page.unlink()
-    quickstart = str(ROOT / "curricula" / "quickstart.yaml")
-    result = CliRunner().invoke(app, ["report", quickstart, *SMALL, f"store={store}"])
+    command = ["report", str(QUICKSTART), *SMALL, f"store={store}", "--local"]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert page.exists() and "mIoU" not in result.output
 
@@ -209,10 +190,9 @@ def test_a_forgotten_override_makes_nothing(finished: RunRecord, store: Path) ->
         return {path for path in store.rglob("*") if path.is_file()}
 
     before = stored()
-    quickstart = str(ROOT / "curricula" / "quickstart.yaml")
     for command in (["report"], ["evaluate"], ["select", "--after", "ris_joint"]):
         forgotten = [*SMALL, f"store={store}", "data.referring.num_pictures=31"]
-        result = CliRunner().invoke(app, [command[0], quickstart, *forgotten, *command[1:]])
+        result = CliRunner().invoke(app, [command[0], str(QUICKSTART), *forgotten, *command[1:]])
         assert result.exit_code == 2
         assert "not trained ('prepare referring' is not done)" in " ".join(result.output.split())
     assert stored() == before
@@ -224,19 +204,18 @@ def test_a_forgotten_override_makes_nothing(finished: RunRecord, store: Path) ->
 def test_the_last_stage_is_the_model(finished: RunRecord) -> None:
     assert finished.chosen is not None
     assert (finished.chosen.stage, finished.chosen.by) == ("domain_refinement", "last")
-    assert not any(name.startswith("results.validation") for name in finished.nodes)
+    assert not any(stage.on_validation for stage in finished.stages)
 
 
 def test_the_model_by_pseudo_labels(finished: RunRecord, store: Path) -> None:
     """No ground truth is read: what agrees best with the validation split's own labels."""
-    record = run_curriculum(small(store, "model_selection=pseudo_iou", "name=weak"), train=False)
-    assert [s.metrics for s in record.stages] == [s.metrics for s in finished.stages]
-    labels = {
-        r["expression_id"]: r for r in record.nodes["labels.validation"].read_all().to_pylist()
-    }
+    record = run_here(small(store, "model_selection=pseudo_iou", "name=weak"), train=False)
+    assert figures(record) == figures(finished)
+    rows = record.data["validation"].labels.read_all().to_pylist()
+    labels = {row["expression_id"]: row for row in rows}
     scores = {}
     for stage in record.stages:
-        results = record.nodes[f"results.validation.{stage.name}"]
+        results = nodes_of(record)[f"results.validation.{stage.name}"]
         assert set(results.made_from["parents"]) == {"labels", "features", "checkpoint"}
         ious = []
         for row in results.read_all().to_pylist():
@@ -251,14 +230,14 @@ def test_the_model_by_pseudo_labels(finished: RunRecord, store: Path) -> None:
     assert record.chosen.scores == pytest.approx(scores)
     assert record.chosen.stage == max(scores, key=scores.__getitem__)
     stored = open_checkpoint(record.folder)
-    assert stored.digest == record.nodes[f"checkpoints.{record.chosen.stage}"].digest
+    assert stored.digest == record.stage(record.chosen.stage).checkpoint.digest
 
 
 def test_the_model_by_truth_says_so(finished: RunRecord, store: Path) -> None:
-    record = run_curriculum(small(store, "model_selection=truth", "name=truth"), train=False)
+    record = run_here(small(store, "model_selection=truth", "name=truth"), train=False)
     assert record.chosen is not None
     for name, score in record.chosen.scores.items():
-        results = record.nodes[f"results.validation.{name}"]
+        results = nodes_of(record)[f"results.validation.{name}"]
         assert "ground_truth" in results.made_from["parents"]
         assert score == metrics_of(results)["mIoU"]
     assert record.chosen.scores[record.chosen.stage] == max(record.chosen.scores.values())

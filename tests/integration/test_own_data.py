@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import DATA, small
+from common import DATA, run_here, small
 
 from ppt.config import ConfigError
-from ppt.pipeline.curriculum import run_curriculum
-from ppt.pipeline.summary import summarise
+from ppt.tracking.summary import summarise
 
 PHOTOS = sorted((DATA / "miniref" / "images" / "train2014").glob("*.jpg"))[:3]
 
@@ -52,9 +51,7 @@ def _write_mini_imagenet(root: Path) -> Path:
     return root
 
 
-def test_own_data_is_read_and_counted(
-    cluster: None, own: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_own_data_is_read_and_counted(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mini = _write_mini_imagenet(own / "mini")
     curriculum = small(
         own / "runs",
@@ -63,7 +60,7 @@ def test_own_data_is_read_and_counted(
         f"data.object_centric={{format: mini_imagenet, root: {mini}, split: train}}",
         "data.object_centric.max_pictures=2836",
     )
-    record = run_curriculum(curriculum, until="prepare")
+    record = run_here(curriculum, until="prepare")
     summary = summarise(record)
     counts = {step: (n["in"], n["out"], n["quarantined"]) for step, n in summary["counts"].items()}
     assert counts["prepare.referring.pictures"] == (4, 2, 2)
@@ -81,23 +78,23 @@ def test_own_data_is_read_and_counted(
 
 
 def _rows(record, name: str) -> list[dict]:
-    return record.nodes[f"samples.{name}"].read_all(columns=["class_name"]).to_pylist()
+    return record.data[name].samples.read_all(columns=["class_name"]).to_pylist()
 
 
 def test_an_evaluation_without_truth_is_told_before_anything_runs(own: Path) -> None:
     path = own / "train.csv"
     curriculum = small(own / "runs", f"data.evaluation={{format: table, path: {path}}}")
     with pytest.raises(ConfigError, match="no column 'mask' or 'polygon'"):
-        run_curriculum(curriculum, until="prepare")
+        run_here(curriculum, until="prepare")
     assert not (own / "runs").exists()
 
 
 def test_a_partial_data_set_is_told_once(
-    cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = DATA / "miniref"
     curriculum = small(tmp_path, f"data.evaluation={{format: refer, root: {root}, split: testA}}")
-    run_curriculum(curriculum, until="prepare")
+    run_here(curriculum, until="prepare")
     told = " ".join(capsys.readouterr().err.split())
     assert told.count("refcoco (unc) is partial: testA has") == 1
     assert "of 1975 published refs" in told

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DATA, ROOT
+from common import DATA, ROOT, run_here
 from PIL import Image
 
 from ppt.config import Curriculum, load_curriculum
-from ppt.pipeline.curriculum import run_curriculum
-from ppt.pipeline.summary import summarise
+from ppt.tracking.summary import summarise
 
 BROKEN_SPLIT = "testA"
 
@@ -29,6 +28,7 @@ def photos(store: Path, referring: Path, *overrides: str) -> Curriculum:
             f"data.object_centric.root={DATA / 'imagenet-sample'}",
             "data.object_centric.max_pictures=12",
             "synthesis.num_pictures=6",
+            "resources.num_workers=1",
             *overrides,
         ],
     )
@@ -49,17 +49,15 @@ def _edit_instances(root: Path) -> Iterator[dict]:
     path.write_text(json.dumps(instances))
 
 
-def test_noise_for_ground_truth_changes_no_checkpoint(
-    cluster: None, tmp_path: Path, miniref: Path
-) -> None:
-    clean = run_curriculum(photos(tmp_path / "clean", DATA / "miniref"))
+def test_noise_for_ground_truth_changes_no_checkpoint(tmp_path: Path, miniref: Path) -> None:
+    clean = run_here(photos(tmp_path / "clean", DATA / "miniref"))
     for instances in _edit_instances(miniref):
         for i, annotation in enumerate(instances["annotations"]):
             x, y = 5.0 + i % 7, 3.0 + i % 5
             annotation["segmentation"] = [[x, y, x + 40, y, x + 40, y + 30, x, y + 30]]
             annotation["bbox"] = [x, y, 40.0, 30.0]
             annotation["area"] = 1200.0
-    noisy = run_curriculum(photos(tmp_path / "noisy", miniref))
+    noisy = run_here(photos(tmp_path / "noisy", miniref))
     ours, theirs = clean.stages[0], noisy.stages[0]
     assert ours.checkpoint.digest == theirs.checkpoint.digest
     weights = [
@@ -81,9 +79,9 @@ def test_noise_for_ground_truth_changes_no_checkpoint(
 
 
 def test_broken_input_is_quarantined_and_nothing_else_is_lost(
-    cluster: None, tmp_path: Path, miniref: Path
+    tmp_path: Path, miniref: Path
 ) -> None:
-    whole = run_curriculum(photos(tmp_path / "whole", DATA / "miniref"), until="prepare")
+    whole = run_here(photos(tmp_path / "whole", DATA / "miniref"), until="prepare")
     refs_path = miniref / "refcoco" / "refs(unc).p"
     refs = pickle.loads(refs_path.read_bytes(), encoding="latin1")
     evaluated = [r for r in refs if r["split"] in ("testA", "testB")]
@@ -103,7 +101,7 @@ def test_broken_input_is_quarantined_and_nothing_else_is_lost(
             if annotation["id"] == two_points["ann_id"]:
                 annotation["segmentation"] = [[10.0, 10.0, 50.0, 50.0]]
 
-    broken = run_curriculum(photos(tmp_path / "broken", miniref), until="prepare")
+    broken = run_here(photos(tmp_path / "broken", miniref), until="prepare")
     summary = summarise(broken)
     reasons = {
         row["picture"] + str(row["expression_id"]): row["reason"] for row in summary["quarantine"]

@@ -13,15 +13,15 @@ from pycocotools import mask as coco
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from ppt.data.pictures import check_picture
-from ppt.masks import decode_rle, iou
-from ppt.pipeline.record import RunRecord
-from ppt.predict import Predictor
+from ppt.images.masks import decode_rle, iou
+from ppt.images.pictures import check_picture
+from ppt.serving.predictor import Predictor
+from ppt.tracking.record import RunRecord
 
 
 def _held_out(record: RunRecord, count: int) -> list[dict]:
     """Pictures of the evaluation split with their expressions."""
-    return record.nodes["samples.evaluation"].read_all().to_pylist()[:count]
+    return record.data["evaluation"].samples.read_all().to_pylist()[:count]
 
 
 def _predict(*arguments: object) -> tuple[int, str]:
@@ -60,7 +60,7 @@ def test_one_picture(finished: RunRecord, tmp_path: Path) -> None:
     parts = (".png", ".mask.png", ".json")
     assert names == {f"photo-{t}{part}" for t in ("the-red-car", "boat") for part in parts}
     told = json.loads((tmp_path / "out" / "photo-boat.json").read_text())
-    assert told["checkpoint"] == finished.nodes["checkpoints.ris_joint"].digest
+    assert told["checkpoint"] == finished.stage("ris_joint").checkpoint.digest
     mask = np.asarray(Image.open(tmp_path / "out" / "photo-boat.mask.png"))
     np.testing.assert_array_equal(mask == 255, coco.decode(told["mask"]).astype(bool))
     assert f"'boat': score {told['score']:.3f}" in output

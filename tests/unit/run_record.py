@@ -11,21 +11,14 @@ import pyarrow as pa
 from PIL import Image
 
 from ppt.config import PointRecipe, parse_curriculum
-from ppt.masks import encode_rle
-from ppt.metrics import overlap
-from ppt.pipeline.evaluation import metrics_of
-from ppt.pipeline.record import RunRecord, StageRecord
-from ppt.schema import (
-    GROUND_TRUTH,
-    LABELS,
-    QUARANTINE,
-    RESULTS,
-    SAMPLES,
-    tensor_field,
-    to_fixed_binary,
-)
-from ppt.store import BucketOutput, Count, Node, Store, bucket_of
+from ppt.evaluation.metrics import overlap
+from ppt.images.masks import encode_rle
+from ppt.steps.evaluate import metrics_of
+from ppt.store.arrays import tensor_field, to_tensors
+from ppt.store.nodes import BucketOutput, Count, Node, Store, bucket_of
+from ppt.store.schema import GROUND_TRUTH, LABELS, QUARANTINE, RESULTS, SAMPLES
 from ppt.toybox import world
+from ppt.tracking.record import BaselineRecord, RunRecord, StageRecord, Tables
 
 BUCKETS = 2
 GRID, EMBED = 4, 8
@@ -70,31 +63,34 @@ def build_record(root: Path, num_pictures: int = 6, *, kinds: bool = True) -> Ru
     """A finished run of four trainings with two baselines. Without `kinds`, nobody knows them."""
     store = Store(str(root))
     record = RunRecord(curriculum(root), f"{root}/tiny", seconds={"prepare": 1.5, "train": 20.0})
-    nodes = record.nodes
     for name, seed in (("referring", 1), ("validation", 3), ("evaluation", 4), ("d_ref", 9)):
-        _write_scenes(store, nodes, name, seed, num_pictures)
-    _write_objects(store, nodes, num_pictures)
-    rounds = [_write_h(store, nodes, num_pictures, round) for round in range(4)]
-    methods = {"clip_sam_published": 0.2, "clip_sam_best": 0.4, **STAGES}
-    for name, share in methods.items():
-        nodes[f"results.{name}"] = _write_results(store, name, share, num_pictures, kinds)
-    for name in ("clip_sam_published", "clip_sam_best"):
-        record.baselines[name] = metrics_of(nodes[f"results.{name}"])
-    record.recipes["clip_sam_best"] = PointRecipe(method="near")
-    for number, name in enumerate(STAGES):
-        record.stages.append(_stage(record, store, name, rounds[number] if number else None))
+        _write_scenes(store, record.data[name], name, seed, num_pictures)
+    _write_objects(store, record.data["object_centric"], num_pictures)
+    record.data["referring"].labels, *record.selected = (
+        _write_h(store, num_pictures, round) for round in range(4)
+    )
+    for name, share, recipe in (
+        ("clip_sam_published", 0.2, PointRecipe()),
+        ("clip_sam_best", 0.4, PointRecipe(method="near")),
+    ):
+        results = _write_results(store, name, share, num_pictures, kinds)
+        record.baselines[name] = BaselineRecord(recipe, results, metrics_of(results))
+    for number, (name, share) in enumerate(STAGES.items()):
+        results = _write_results(store, name, share, num_pictures, kinds)
+        selected = record.selected[number - 1] if number else None
+        record.stages.append(_stage(record, store, name, results, selected))
     return record
 
 
-def _stage(record: RunRecord, store: Store, name: str, selected: Node | None) -> StageRecord:
+def _stage(
+    record: RunRecord, store: Store, name: str, results: Node, selected: Node | None
+) -> StageRecord:
     stage = name.partition(".")[0]
     epochs = record.curriculum.stages[stage].num_epochs
     checkpoint = store.node("checkpoints", name)
     checkpoint.write_bytes("generator.safetensors", name.encode())
     history = [{"epoch": e, "loss": 2.0 / e, "loss_mask": 1.0 / e} for e in range(1, epochs + 1)]
     checkpoint.write_manifest(history=history, seconds=12.0)
-    results = record.nodes[f"results.{name}"]
-    record.nodes[f"checkpoints.{name}"] = checkpoint
     return StageRecord(
         name, stage, checkpoint, results, metrics_of(results), history, epochs, 12.0, selected
     )
@@ -144,22 +140,20 @@ def _sample(key: str, picture: world.Picture, class_name: str | None = None) -> 
     }
 
 
-def _write_scenes(
-    store: Store, nodes: dict[str, Node], name: str, seed: int, num_pictures: int
-) -> None:
+def _write_scenes(store: Store, tables: Tables, name: str, seed: int, num_pictures: int) -> None:
     scenes = list(_scenes(seed, num_pictures))
     samples = [_sample(key, picture) for key, picture in scenes]
     expressions = [(key, p, i, e) for key, p in scenes for i, e in enumerate(p.expressions)]
     if name == "d_ref":
         labels = [_label(key, p, i, "d_ref", chosen=0) for key, p, i, _ in expressions]
-        tables = {
+        parts = {
             "data": (samples, SAMPLES),
             "labels": (labels, LABELS),
             "quarantine": ([], QUARANTINE),
         }
         counts = {"pictures": Count(num_pictures, num_pictures)}
-        node = _write(store.node("d_ref", name, buckets=BUCKETS), tables, counts)
-        nodes["samples.d_ref"] = nodes["labels.d_ref"] = node
+        node = _write(store.node("d_ref", name, buckets=BUCKETS), parts, counts)
+        tables.samples = tables.labels = node
         return
     broken = [
         {
@@ -181,9 +175,9 @@ def _write_scenes(
         "pictures": Count(num_pictures + lost // 2, num_pictures, lost // 2),
         "expressions": Count(n + 3 * lost // 2, n, 3 * lost // 2),
     }
-    tables = {"data": (samples, SAMPLES), "quarantine": (quarantine, QUARANTINE)}
-    nodes[f"samples.{name}"] = _write(store.node("samples", name, buckets=BUCKETS), tables, counts)
-    nodes[f"features.{name}"] = _write_features(store, name, [key for key, _ in scenes])
+    parts = {"data": (samples, SAMPLES), "quarantine": (quarantine, QUARANTINE)}
+    tables.samples = _write(store.node("samples", name, buckets=BUCKETS), parts, counts)
+    tables.features = _write_features(store, name, [key for key, _ in scenes])
     if name == "evaluation":
         truth = [
             {
@@ -196,10 +190,10 @@ def _write_scenes(
             }
             for key, p, i, e in expressions
         ]
-        tables = {"data": (truth, GROUND_TRUTH), "quarantine": ([], QUARANTINE)}
+        parts = {"data": (truth, GROUND_TRUTH), "quarantine": ([], QUARANTINE)}
         node = store.node("ground_truth", name, buckets=BUCKETS)
-        nodes["ground_truth.evaluation"] = _write(node, tables, {"expressions": Count(n, n)})
-        nodes["phrases.evaluation"] = _write_phrases(store, [e.text for *_, e in expressions])
+        tables.ground_truth = _write(node, parts, {"expressions": Count(n, n)})
+        tables.phrases = _write_phrases(store, [e.text for *_, e in expressions])
 
 
 def _write_features(store: Store, name: str, keys: list[str]) -> Node:
@@ -210,7 +204,7 @@ def _write_features(store: Store, name: str, keys: list[str]) -> Node:
         tokens = rng.normal(size=(len(mine), 1 + GRID**2, EMBED)).astype(np.float16)
         field = tensor_field("surgery_tokens", (1 + GRID**2, EMBED))
         schema = pa.schema([pa.field("picture", pa.string()), field])
-        column = to_fixed_binary(tokens) if mine else pa.array([], field.type)
+        column = to_tensors(tokens)
         table = pa.Table.from_arrays([pa.array(mine, pa.string()), column], schema=schema)
         counts = {"pictures": Count(len(mine), len(mine))}
         node.write_bucket(
@@ -227,7 +221,7 @@ def _write_phrases(store: Store, texts: list[str]) -> Node:
         mine = sorted(t for t in {*texts, ""} if bucket_of(t, BUCKETS) == bucket)
         field = tensor_field("embedding", (EMBED,), "float32")
         rows = rng.normal(size=(len(mine), EMBED)).astype(np.float32)
-        column = to_fixed_binary(rows) if mine else pa.array([], field.type)
+        column = to_tensors(rows)
         schema = pa.schema([pa.field("text", pa.string()), field])
         table = pa.Table.from_arrays([pa.array(mine, pa.string()), column], schema=schema)
         node.write_bucket(
@@ -237,22 +231,20 @@ def _write_phrases(store: Store, texts: list[str]) -> Node:
     return node
 
 
-def _write_objects(store: Store, nodes: dict[str, Node], num_pictures: int) -> None:
+def _write_objects(store: Store, tables: Tables, num_pictures: int) -> None:
     pictures = [(f"object-2-{i:06d}", world.object_centric(2, i)) for i in range(num_pictures)]
     samples = [_sample(key, p, p.objects[0].class_name) for key, p in pictures]
     labels = [_label(key, p, 0, "d_sem", chosen=0) for key, p in pictures]
     count = Count(num_pictures, num_pictures)
     node = store.node("samples", "object_centric", buckets=BUCKETS)
-    tables = {"data": (samples, SAMPLES), "quarantine": ([], QUARANTINE)}
-    nodes["samples.object_centric"] = _write(
-        node, tables, {"pictures": count, "expressions": count}
-    )
+    parts = {"data": (samples, SAMPLES), "quarantine": ([], QUARANTINE)}
+    tables.samples = _write(node, parts, {"pictures": count, "expressions": count})
     node = store.node("labels", "d_sem", buckets=BUCKETS)
-    tables = {"data": (labels, LABELS), "quarantine": ([], QUARANTINE)}
-    nodes["labels.d_sem"] = _write(node, tables, {"expressions": count})
+    parts = {"data": (labels, LABELS), "quarantine": ([], QUARANTINE)}
+    tables.labels = _write(node, parts, {"expressions": count})
 
 
-def _write_h(store: Store, nodes: dict[str, Node], num_pictures: int, round: int) -> Node:
+def _write_h(store: Store, num_pictures: int, round: int) -> Node:
     """Labels of H: the first expression of a picture is H_sem, the second H_ref."""
     labels = []
     for number, (key, picture) in enumerate(_scenes(1, num_pictures)):
@@ -264,8 +256,7 @@ def _write_h(store: Store, nodes: dict[str, Node], num_pictures: int, round: int
     name = f"h.{round}" if round else "h"
     node = store.node("labels", name, buckets=BUCKETS)
     tables = {"data": (labels, LABELS), "quarantine": ([], QUARANTINE)}
-    nodes[f"labels.{name}"] = _write(node, tables, {"expressions": Count(len(labels), len(labels))})
-    return node
+    return _write(node, tables, {"expressions": Count(len(labels), len(labels))})
 
 
 def _label(key: str, picture: world.Picture, i: int, source: str, chosen: int | None) -> dict:

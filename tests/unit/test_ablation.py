@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from run_record import build_record
 
 from ppt.config import ConfigError, Curriculum, load_curriculum, load_row
-from ppt.diagnosis import candidate_group, outcome
-from ppt.masks import encode_rle, mask_area
-from ppt.metrics import RunningMetrics
-from ppt.pipeline.ablation import load_rows
-from ppt.pipeline.candidates import metrics_by_candidates
-from ppt.pipeline.evaluation import metrics_of
-from ppt.pipeline.record import stage_epochs
-from ppt.table3 import TABLE3
+from ppt.evaluation.metrics import Overlaps, measure
+from ppt.evaluation.outcomes import candidate_group, outcome
+from ppt.experiments.ablation import load_rows
+from ppt.experiments.candidate_groups import overlaps_by_candidates
+from ppt.experiments.table3 import TABLE3
+from ppt.images.masks import encode_rle, mask_area
+from ppt.steps.evaluate import metrics_of
+from ppt.tracking.record import stage_epochs
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "curricula" / "ablations"
@@ -122,18 +122,16 @@ def test_every_sentence_is_in_one_group_of_candidates(tmp_path: Path) -> None:
     results = build_record(tmp_path, num_pictures=5).stages[-1].results
     rows = results.read_all().to_pylist()
     counts = {(row["picture"], row["expression_id"]): i for i, row in enumerate(rows) if i}
-    found = metrics_by_candidates(results, counts)
-    assert {group: m.num for group, m in found.items()} == {
+    found = overlaps_by_candidates(results, counts)
+    assert {group: len(m) for group, m in found.items()} == {
         "none": 1,  # what was not labelled
         "1": 1,
         "2": 1,
         "3 or more": len(rows) - 3,
     }
-    assert found["1"].as_dict()["mIoU"] == pytest.approx(100 * rows[1]["iou"])
-    total = RunningMetrics()
-    for metrics in found.values():
-        total.merge(metrics)
-    assert total.as_dict() == pytest.approx(metrics_of(results))
+    assert measure(found["1"])["mIoU"] == pytest.approx(100 * rows[1]["iou"])
+    pairs = [p for o in found.values() for p in zip(o.intersection, o.union, strict=True)]
+    assert measure(Overlaps.of(pairs)) == metrics_of(results)
 
 
 def test_what_is_shared_counts_once() -> None:

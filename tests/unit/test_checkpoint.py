@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ppt.checkpoint import digest, load_checkpoint, save_checkpoint
+from ppt.models.frozen import hash_tensors
 from ppt.models.point_generator import PointGenerator
+from ppt.training.checkpoint import load_checkpoint, save_checkpoint
 
 SIZES = {"num_points": 2, "hidden_size": 8, "num_heads": 2, "ffn_size": 8}
 
@@ -15,6 +16,10 @@ def make(seed, num_queries=3):
         8, 8, 1, num_queries=num_queries, fusion_size=4, head_size=8, **SIZES
     )
     return generator, torch.optim.Adam(generator.parameters(), lr=1e-2)
+
+
+def digest(generator):
+    return hash_tensors(generator.state_dict())
 
 
 def step(generator, optimizer, seed):
@@ -37,11 +42,6 @@ def test_going_on_equals_never_stopping(tmp_path):
     step(resumed, optimizer, seed=2)
     assert metadata == {"epoch": 1, "history": [{"loss": 0.5}]}
     assert digest(resumed) == digest(unbroken)
-
-
-def test_digest_follows_the_parameters():
-    assert digest(make(0)[0]) == digest(make(0)[0])
-    assert digest(make(0)[0]) != digest(make(1)[0])
 
 
 def test_without_an_optimizer(tmp_path):

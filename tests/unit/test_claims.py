@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppt.pipeline.claims import Leases
+from ppt.distributed.claims import Leases
 
 
 class _Clock:

@@ -10,10 +10,11 @@ from hypothesis.extra.numpy import arrays
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch.nn import functional as F
 
-from ppt.data.collate import _LowRes, collate
+from ppt.batches.collate import _LowRes, collate
+from ppt.images.masks import encode_rle, mask_to_box
 from ppt.labels.points import sample_box_points
-from ppt.masks import encode_rle, mask_to_box
-from ppt.schema import CANDIDATE, tensor_field, to_fixed_binary
+from ppt.store.arrays import tensor_field, to_tensors
+from ppt.store.schema import CANDIDATE
 
 WORDS = 6
 EXPRESSION = pa.struct(
@@ -27,7 +28,8 @@ EXPRESSION = pa.struct(
     ]
 )
 FIELDS = [
-    tensor_field("image_embeddings", (3, 2, 2)),
+    tensor_field("segmenter_coarse", (3, 2, 2)),
+    tensor_field("segmenter_fine", (2, 4, 4)),
     tensor_field("visual_features_0", (4, 5)),
     tensor_field("visual_features_1", (4, 5)),
 ]
@@ -64,9 +66,10 @@ def table_of(rows):
         pa.array([name for name, _, _ in rows]),
         pa.array([size[0] for _, size, _ in rows], pa.int32()),
         pa.array([size[1] for _, size, _ in rows], pa.int32()),
-        to_fixed_binary(rng.normal(size=(len(rows), 3, 2, 2)).astype(np.float16)),
-        to_fixed_binary(rng.normal(size=(len(rows), 4, 5)).astype(np.float16)),
-        to_fixed_binary(rng.normal(size=(len(rows), 4, 5)).astype(np.float16)),
+        to_tensors(rng.normal(size=(len(rows), 3, 2, 2)).astype(np.float16)),
+        to_tensors(rng.normal(size=(len(rows), 2, 4, 4)).astype(np.float16)),
+        to_tensors(rng.normal(size=(len(rows), 4, 5)).astype(np.float16)),
+        to_tensors(rng.normal(size=(len(rows), 4, 5)).astype(np.float16)),
         pa.array([expressions for _, _, expressions in rows], pa.list_(EXPRESSION)),
     ]
     schema = pa.schema(
@@ -116,11 +119,12 @@ def test_shapes_names_and_padding(table):
     assert batch.expression_ids == ["a0", "b0", "b1"]
     assert batch.texts == ["text a0", "text b0", "text b1"]
     assert [v.shape for v in batch.visual_features] == [(2, 4, 5)] * 2
-    assert batch.image_embeddings.shape == (2, 3, 2, 2)
+    shapes = {name: feature.shape for name, feature in batch.segmenter_features.items()}
+    assert shapes == {"coarse": (2, 3, 2, 2), "fine": (2, 2, 4, 4)}
     assert batch.word_features.shape == (3, 5, WORDS)
     assert batch.word_mask.sum(1).tolist() == [3, 5, 2]
     assert (batch.word_features[0, :3] == 3).all() and (batch.word_features[0, 3:] == 0).all()
-    tensors = [batch.image_embeddings, *batch.visual_features, batch.word_features]
+    tensors = [*batch.segmenter_features.values(), *batch.visual_features, batch.word_features]
     assert all(t.dtype == torch.float32 for t in tensors)
     target = batch.targets[1]
     assert target.masks.shape == (2, 16, 16) and target.points.shape == (2, 8, 2)
@@ -128,8 +132,10 @@ def test_shapes_names_and_padding(table):
 
 
 def test_features_are_the_rows_own(table):
-    stored = np.frombuffer(table["image_embeddings"][1].as_py(), np.float16).reshape(3, 2, 2)
-    np.testing.assert_array_equal(collated(table).image_embeddings[1].numpy(), stored)
+    features = collated(table).segmenter_features
+    for name, shape in (("coarse", (3, 2, 2)), ("fine", (2, 4, 4))):
+        stored = np.array(table[f"segmenter_{name}"][1].as_py(), np.float16).reshape(shape)
+        np.testing.assert_array_equal(features[name][1].numpy(), stored)
 
 
 def test_masks_lie_in_the_padded_low_resolution_frame(table):
@@ -147,7 +153,8 @@ def test_parts_of_tables_in_several_chunks(table):
     batch = collated(pieces)
     assert batch.pictures == ["b", "a"] and batch.expression_ids == ["b0", "b1", "a0"]
     assert batch.picture_index.tolist() == [0, 0, 1]
-    torch.testing.assert_close(batch.image_embeddings[0], whole.image_embeddings[1])
+    for name, feature in batch.segmenter_features.items():
+        torch.testing.assert_close(feature[0], whole.segmenter_features[name][1])
     torch.testing.assert_close(batch.word_features[2], whole.word_features[0])
     torch.testing.assert_close(batch.targets[2].masks, whole.targets[0].masks)
 

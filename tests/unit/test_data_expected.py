@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ppt.config import ReferData
 from ppt.data.expected import EXPECTED_REFS, SplitCount
-from ppt.data.refer import split_counts
-from ppt.data.sources import UnreadablePicture, open_source
+from ppt.data.refer import ReferData, split_counts
+from ppt.images.pictures import UnreadablePicture
 
 PUBLISHED = [  # dataset, split_by, refs by split
     ("refcoco", "unc", {"train": 42404, "val": 3811, "testA": 1975, "testB": 1810}),
@@ -53,7 +52,7 @@ def write(root: Path, refs: bytes | list, dataset: str = "refcoco", split_by: st
 
 
 def refer(root: Path, **changes):
-    return open_source(ReferData(format="refer", root=root, **changes))
+    return ReferData(format="refer", root=root, **changes).open()
 
 
 # ---------------------------------------------------------------- Python 2's pickles
@@ -131,7 +130,7 @@ def test_every_published_split_opens_and_is_whole(
     for split, count in splits.items():
         assert counts[split] == SplitCount(count, count, 1, 0) and counts[split].is_whole
     last = config.model_copy(update={"split": list(splits)[-1]})
-    source = open_source(last)
+    source = last.open()
     assert source.num_expressions("p1.jpg") == list(splits.values())[-1]
     assert source.note is None
 

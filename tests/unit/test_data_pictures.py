@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppt.data.pictures import (
+from ppt.images.pictures import (
     UnreadablePicture,
     check_mask,
     check_picture,

@@ -12,15 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppt.config import (
-    ImageFolderData,
-    MiniImageNetData,
-    ReferData,
-    ToyboxObjects,
-    ToyboxScenes,
-)
-from ppt.data.pictures import check_picture
-from ppt.data.sources import UnreadablePicture, open_source
+from ppt.data.mini_imagenet import MiniImageNetData
+from ppt.data.object_centric import ImageFolderData
+from ppt.data.refer import ReferData
+from ppt.data.toybox import ToyboxObjects, ToyboxScenes
+from ppt.images.pictures import UnreadablePicture, check_picture
 from ppt.toybox import expressions
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -28,7 +24,7 @@ MINIREF = SHARED / "miniref"
 
 
 def refer(root=MINIREF, **changes):
-    return open_source(ReferData(format="refer", root=root, **changes))
+    return ReferData(format="refer", root=root, **changes).open()
 
 
 @pytest.fixture
@@ -245,7 +241,7 @@ def test_a_pickle_that_would_run_code_is_refused(broken_world, tmp_path):
 
 
 def imagenet(root, **changes):
-    return open_source(ImageFolderData(format="imagenet", root=root, **changes))
+    return ImageFolderData(format="imagenet", root=root, **changes).open()
 
 
 def test_imagenet_layout():
@@ -338,7 +334,7 @@ def mini(tmp_path):
 
 
 def mini_imagenet(root, **changes):
-    return open_source(MiniImageNetData(format="mini_imagenet", root=root, **changes))
+    return MiniImageNetData(format="mini_imagenet", root=root, **changes).open()
 
 
 def test_mini_imagenet(mini):
@@ -396,7 +392,7 @@ def test_mini_imagenet_needs_its_pictures(tmp_path):
 
 def scenes(**changes):
     values = {"num_pictures": 6, "seed": 3, **changes}
-    return open_source(ToyboxScenes(format="toybox_scenes", **values))
+    return ToyboxScenes(format="toybox_scenes", **values).open()
 
 
 def test_toybox_scenes():
@@ -427,7 +423,7 @@ def test_another_choice_of_expressions_is_seen_though_the_first_picture_stays(mo
 
 
 def test_toybox_objects():
-    source = open_source(ToyboxObjects(format="toybox_objects", num_pictures=3, seed=1))
+    source = ToyboxObjects(format="toybox_objects", num_pictures=3, seed=1).open()
     for key in source.keys():
         picture = source.read(key)
         ((truth,), rejected) = source.read_ground_truth(key)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppt.config import Synthesis
-from ppt.data.relations import describe, position_words, relation_words
-from ppt.data.synthesis import (
+from ppt.images.masks import mask_to_box
+from ppt.labels.noun_phrases import POSITION_TEMPLATES, RELATION_TEMPLATES
+from ppt.synthesis.layouts import (
     ObjectPicture,
     Recipe,
     compose,
@@ -19,8 +20,7 @@ from ppt.data.synthesis import (
     is_usable,
     synthesise,
 )
-from ppt.expressions import POSITION_TEMPLATES, RELATION_TEMPLATES
-from ppt.masks import mask_to_box
+from ppt.synthesis.relations import describe, position_words, relation_words
 from ppt.toybox import world
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppt.config import TableData
-from ppt.data.pictures import UnreadablePicture, check_picture
-from ppt.data.sources import open_source
+from ppt.data.table import TableData
+from ppt.images.pictures import UnreadablePicture, check_picture
 
 HEIGHT, WIDTH = 30, 40
 
@@ -40,13 +39,13 @@ def save_mask(path: Path, mask: np.ndarray) -> None:
 
 def csv_table(folder: Path, text: str, name: str = "table.csv"):
     (folder / name).write_text(text)
-    return open_source(TableData(format="table", path=folder / name))
+    return TableData(format="table", path=folder / name).open()
 
 
 def json_table(folder: Path, *rows: object):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (folder / "table.jsonl").write_text("\n".join(lines))
-    return open_source(TableData(format="table", path=folder / "table.jsonl"))
+    return TableData(format="table", path=folder / "table.jsonl").open()
 
 
 def truth_of(folder: Path, **cells: object):
@@ -258,12 +257,12 @@ def test_an_unusable_table_is_one_clear_error(
 ) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"table '.*{name}'.*{message}"):
-        open_source(TableData(format="table", path=folder / name))
+        TableData(format="table", path=folder / name).open()
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.csv' is no file: set `path`"):
-        open_source(TableData(format="table", path=tmp_path / "nowhere.csv"))
+        TableData(format="table", path=tmp_path / "nowhere.csv").open()
 
 
 def test_a_table_without_truth_trains_but_is_no_evaluation(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import socket
@@ -20,10 +21,15 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from ppt.config import load_curriculum
-from ppt.models.build import build_clip_encoder, build_sam_decoder
-from ppt.pipeline.doctor import Check, encoders, examine, examine_machine, machine
-from ppt.pipeline.doctor.cost import estimate, memory_to_encode, row_bytes
-from ppt.pipeline.doctor.data import check_data
+from ppt.doctor import Check, cost, encoders, examine, examine_machine, machine
+from ppt.doctor.cost import estimate, memory_to_encode, row_bytes
+from ppt.doctor.data_sets import check_data
+from ppt.models.build import (
+    build_image_text_encoder,
+    build_segmenter,
+    outline_image_text_encoder,
+    outline_segmenter,
+)
 
 ROOT = Path(__file__).parents[2]
 DATA = next((p / "shared/data" for p in ROOT.parents if (p / "shared/data").is_dir()), ROOT)
@@ -31,6 +37,7 @@ PAPER = ROOT / "curricula" / "paper" / "refcoco.yaml"
 PHOTOS = ROOT / "curricula" / "photos.yaml"
 QUICKSTART = ROOT / "curricula" / "quickstart.yaml"
 ROLES = ("referring", "validation", "evaluation")
+OUTLINES = {f.__name__: functools.cache(f) for f in (outline_image_text_encoder, outline_segmenter)}
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +50,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for module in (encoders, cost):  # the tests ask for the same few encoders again and again
+        for name, outline in OUTLINES.items():
+            monkeypatch.setattr(module, name, outline)
 
 
 def doctor(*arguments: object) -> tuple[int, str]:
@@ -338,7 +348,7 @@ def test_weights_that_fit_but_are_not_the_published_file(tmp_path: Path) -> None
     check = lines(PAPER, f"model.sam.weights={sam}")["model.sam"]
     assert check.state == "warning"
     assert "fingerprint" in check.found
-    assert "is not sam_vit_b_01ec64.pth as published" in check.todo
+    assert "is not the published sam_vit_b_01ec64.pth" in check.todo
 
 
 @pytest.mark.parametrize(
@@ -360,6 +370,19 @@ def test_other_weights(override: str, name: str, state: str, message: str) -> No
     check = lines(PAPER, *override.split())[name]
     assert check.state == state
     assert message in check.found
+
+
+def test_what_is_not_published_is_not_told() -> None:
+    check = lines(PAPER, "model.sam.name=mobile_sam")["model.sam"]
+    assert check.state == "missing"
+    assert "get mobile_sam.pt, 40.7 MB (in the repository of MobileSAM), put it" in check.todo
+
+
+def test_random_weights_are_a_warning() -> None:
+    for name in ("toybox", "mobile_sam"):
+        overrides = (f"model.sam.name={name}", "model.sam.weights=random")
+        check = lines(QUICKSTART, *overrides)["model.sam"]
+        assert check.state == "warning" and "random numbers are for tests" in check.todo
 
 
 def test_a_tag_is_looked_for_in_the_caches_of_open_clip(tmp_path: Path) -> None:
@@ -394,22 +417,22 @@ def test_a_tag_that_is_on_no_hub(tmp_path: Path) -> None:
 
 def test_too_little_disk_stops(tmp_path: Path) -> None:
     curriculum = load_curriculum(QUICKSTART)
-    cost = estimate(curriculum, {})
-    assert machine.check_disk(str(tmp_path), cost).state == "ok"
-    huge = replace(cost, pictures=10**12)
+    needed = estimate(curriculum, {})
+    assert machine.check_disk(str(tmp_path), needed).state == "ok"
+    huge = replace(needed, pictures=10**12)
     assert machine.check_disk(str(tmp_path), huge).state == "missing"
-    remote = machine.check_disk("memory://runs", cost)
+    remote = machine.check_disk("memory://runs", needed)
     assert remote.state == "warning" and "remote" in remote.found
 
 
 def test_a_row_is_as_large_as_what_the_encoders_give() -> None:
     model = load_curriculum(QUICKSTART).model
-    clip, sam = build_clip_encoder(model.clip), build_sam_decoder(model.sam)
+    clip, sam = build_image_text_encoder(model.clip), build_segmenter(model.sam)
     picture = np.zeros((30, 40, 3), np.uint8)
     features = clip.encode_images(clip.preprocess(picture)[None])
     words, _ = clip.encode_words(["a red circle"])
     given = [*features.visual_features, features.surgery_tokens]
-    given.append(sam.encode_images(sam.preprocess(picture)[None]))
+    given += sam.encode_images(sam.preprocess(picture)[None]).values()
     assert row_bytes(model) == (2 * sum(t.numel() for t in given), 2 * words.numel())
 
 

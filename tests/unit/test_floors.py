@@ -1,27 +1,39 @@
-"""The rooms' order: Ray on the top floor only, and nobody looks up."""
+"""The structure of the package: which room may use which, and how large a room may be."""
+
+from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLOORS = [  # from the ground; a room may use those at or below its own floor
-    {
-        *("config", "schema", "masks", "expressions", "metrics", "protocols", "drawing"),
-        *("diagnosis", "table3"),
-    },
-    {"store", "toybox"},
-    {"data"},
+PACKAGE = ROOT / "ppt"
+FLOORS = [  # from the ground; a room may use the rooms on lower floors only
+    {"config"},
+    {"images", "store", "toybox"},
+    {"data", "evaluation", "batches"},
     {"models"},
-    {"labels", "engine", "schedule", "checkpoint"},
-    {"predict"},
-    {"pipeline"},
+    {"labels", "training"},
+    {"synthesis", "tracking"},
+    {"steps"},
+    {"serving", "report"},
+    {"curriculum", "predict"},
+    {"experiments"},
+    {"distributed"},
+    {"doctor"},
 ]
-FILES = sorted(path for path in (ROOT / "ppt").rglob("*.py"))
+FILES = sorted(PACKAGE.rglob("*.py"))
+MOST_LINES = 0.15
+"""The largest share of the package's lines that a room may have."""
+
+SAME_NAME = {"__init__"} | {path.stem for path in (ROOT / "jobs").glob("*.py")}
+"""Names that may occur twice: a step is named as the command that runs it."""
 
 
 def _imports(path: Path) -> set[str]:
+    """Every module or name that a file imports, at any depth of its code."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -31,8 +43,8 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
-def _room(parts: tuple[str, ...]) -> str:
-    return parts[0].removesuffix(".py")
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def _floor(room: str) -> int:
@@ -40,32 +52,57 @@ def _floor(room: str) -> int:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_room_uses_only_those_below_it(path: Path) -> None:
-    room = _room(path.relative_to(ROOT / "ppt").parts)
+def test_a_room_uses_only_rooms_below_it(path: Path) -> None:
+    room = _room(path)
     if room == "__init__":
         return
     for name in _imports(path):
         package, *rest = name.split(".")
         assert package != "jobs", f"{path.name} imports a command: {name}"
-        assert package != "ray" or room == "pipeline", f"Ray below the pipeline: {name}"
-        if package == "ppt" and rest and rest[0] != "__version__":
-            assert _floor(rest[0]) <= _floor(room), f"{room} looks up at {name}"
+        assert package != "ray" or room == "distributed", f"Ray outside of distributed/: {name}"
+        if package == "ppt" and rest and rest[0] not in (room, "__version__"):
+            assert _floor(rest[0]) < _floor(room), f"{room} uses {name}, which is not below it"
 
 
-def test_the_main_path_is_four_files() -> None:
-    path = [
-        "jobs/train.py",
-        "ppt/pipeline/curriculum.py",
-        "ppt/pipeline/training.py",
-        "ppt/engine.py",
-    ]
-    for caller, callee in zip(path, path[1:], strict=False):
-        module = callee.removesuffix(".py").replace("/", ".")
-        assert any(name.startswith(module) for name in _imports(ROOT / caller)), (caller, callee)
+def test_no_room_is_too_large() -> None:
+    lines: Counter[str] = Counter()
+    for path in FILES:
+        lines[_room(path)] += len(path.read_text().splitlines())
+    for room, number in lines.items():
+        assert number <= MOST_LINES * lines.total(), f"{room} has {number} of {lines.total()} lines"
+
+
+def test_at_most_two_files_lie_outside_of_rooms() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 2
+
+
+def test_no_two_files_have_one_name() -> None:
+    names = Counter(path.stem for path in FILES if path.stem not in SAME_NAME)
+    assert [name for name, number in names.items() if number > 1] == []
+
+
+def test_from_the_command_to_the_training_step_in_four_files() -> None:
+    """The command calls the driver, the driver its runner's `train`, and that the training loop."""
+    driver = PACKAGE / "curriculum" / "run.py"
+    assert "ppt.curriculum.run.run_curriculum" in _imports(ROOT / "jobs" / "train.py")
+    assert "ppt.steps.runner.Runner" in _imports(driver)
+    assert "runner.train(" in driver.read_text()
+    for runner in ("distributed/ray_runner.py", "steps/local_runner.py"):
+        assert "def train(" in (PACKAGE / runner).read_text()
+        assert "ppt.training.loop.StageWorker" in _imports(PACKAGE / runner)
+
+
+WITH_TRUTH = {"prepare", "evaluate", "label_quality", "without_negatives"}
+"""The steps that read or write the masks of people; nothing that trains uses what they make."""
 
 
 def test_training_cannot_reach_ground_truth() -> None:
     """No module between a label and a checkpoint names the table of people's masks."""
-    for name in ("training", "stream", "rows", "mixture", "selection", "label", "synthesise"):
-        text = (ROOT / "ppt" / "pipeline" / f"{name}.py").read_text()
-        assert "ground_truth" not in text and "GROUND_TRUTH" not in text, name
+    rooms = ("batches", "models", "labels", "training", "synthesis")
+    files = [path for room in rooms for path in (PACKAGE / room).glob("*.py")]
+    files += [p for p in (PACKAGE / "steps").glob("*.py") if p.stem not in WITH_TRUTH]
+    files += [PACKAGE / "curriculum" / "stages.py"]
+    files += [PACKAGE / "distributed" / f"{name}.py" for name in ("ray_runner", "stream", "actors")]
+    for path in files:
+        text = path.read_text()
+        assert "ground_truth" not in text and "GROUND_TRUTH" not in text, path

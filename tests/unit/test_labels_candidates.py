@@ -6,6 +6,7 @@ import torch
 from segment_anything import SamPredictor
 
 from ppt.config import PointRecipe
+from ppt.images.masks import iou
 from ppt.labels.candidates import (
     Candidate,
     PhrasePrompt,
@@ -14,10 +15,9 @@ from ppt.labels.candidates import (
     merge_candidates,
 )
 from ppt.labels.points import points_from_map
-from ppt.labels.select import choose_referent, most_overlapped
+from ppt.labels.referent import choose_referent, most_overlapped
 from ppt.labels.similarity import without_object
-from ppt.masks import iou
-from ppt.models.sam_decoder import SamDecoder
+from ppt.models.sam import SamSegmenter
 from ppt.toybox import world
 from ppt.toybox.backbones import build_sam, load_sam
 
@@ -26,9 +26,9 @@ RECIPES = [PointRecipe(), PointRecipe(method="near"), PointRecipe(method="near",
 
 
 @pytest.fixture(scope="module")
-def decoder() -> SamDecoder:
+def segmenter() -> SamSegmenter:
     torch.manual_seed(0)
-    return SamDecoder(build_sam())
+    return SamSegmenter(build_sam())
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def images() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def embeddings(decoder, images):
+def features(segmenter, images):
     with torch.no_grad():
-        return decoder.encode_images(torch.stack([decoder.preprocess(i) for i in images]))
+        return segmenter.encode_images(torch.stack([segmenter.preprocess(i) for i in images]))
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,10 @@ def prompts():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_each_prompt_is_as_sam_gives_it_alone(decoder, images, embeddings, prompts, recipe):
-    found = candidate_masks(decoder, embeddings, torch.tensor(SIZES), prompts, recipe)
+def test_each_prompt_is_as_sam_gives_it_alone(segmenter, images, features, prompts, recipe):
+    found = candidate_masks(segmenter, features, torch.tensor(SIZES), prompts, recipe)
     assert len(found) == len(prompts) and any(found)
-    predictor = SamPredictor(decoder.sam)
+    predictor = SamPredictor(segmenter.sam)
     for prompt, candidate in zip(prompts, found, strict=True):
         predictor.set_image(images[prompt.picture])
         points, labels = points_from_map(prompt.similarity, recipe)
@@ -76,20 +76,20 @@ def test_each_prompt_is_as_sam_gives_it_alone(decoder, images, embeddings, promp
         assert 0 <= candidate.similarity <= 1
 
 
-def test_a_flat_map_gives_no_candidate(decoder, embeddings, prompts):
+def test_a_flat_map_gives_no_candidate(segmenter, features, prompts):
     flat = prompts[0]._replace(similarity=torch.zeros(12, 12))
     found = candidate_masks(
-        decoder, embeddings, torch.tensor(SIZES), [flat, *prompts[1:]], RECIPES[1]
+        segmenter, features, torch.tensor(SIZES), [flat, *prompts[1:]], RECIPES[1]
     )
     assert found[0] is None and len(found) == len(prompts)
 
 
-def test_no_prompt_no_candidate(decoder, embeddings):
-    assert candidate_masks(decoder, embeddings, torch.tensor(SIZES), [], RECIPES[0]) == []
+def test_no_prompt_no_candidate(segmenter, features):
+    assert candidate_masks(segmenter, features, torch.tensor(SIZES), [], RECIPES[0]) == []
 
 
-def test_one_instance_is_the_papers_single_candidate(decoder, embeddings, prompts):
-    arguments = (decoder, embeddings, torch.tensor(SIZES), prompts, RECIPES[0])
+def test_one_instance_is_the_papers_single_candidate(segmenter, features, prompts):
+    arguments = (segmenter, features, torch.tensor(SIZES), prompts, RECIPES[0])
     many = instance_candidates(*arguments, max_instances=1, threshold=0.1)
     single = candidate_masks(*arguments)
     assert [[c.points.tolist() for c in found] for found in many] == [
@@ -99,18 +99,18 @@ def test_one_instance_is_the_papers_single_candidate(decoder, embeddings, prompt
 
 def test_every_instance_of_a_phrase_is_found():
     """A map that responds to two objects of a scene, to the second one less."""
-    decoder = SamDecoder(load_sam())
+    segmenter = SamSegmenter(load_sam())
     picture = world.scene(5, 3)
     masks = [torch.from_numpy(o.mask) for o in picture.objects]
     cells = [torch.nn.functional.avg_pool2d(m[None].float(), 8)[0] for m in masks]
     similarity = torch.maximum(cells[0] / cells[0].max(), 0.8 * cells[1] / cells[1].max())
-    embeddings = decoder.encode_images(decoder.preprocess(picture.image)[None])
+    features = segmenter.encode_images(segmenter.preprocess(picture.image)[None])
     prompt = PhrasePrompt(0, "thing", similarity)
     recipe = PointRecipe(method="near", num_positive=1, num_negative=0)
     for threshold, instances in ((0.75, 2), (0.9, 1)):
         (found,) = instance_candidates(
-            decoder,
-            embeddings,
+            segmenter,
+            features,
             torch.tensor([(96, 96)]),
             [prompt],
             recipe,
@@ -164,28 +164,22 @@ def test_the_score_is_trust_times_overlap():
     candidates = stack(slice(0, 10), slice(10, 20))
     queries = stack(slice(0, 5), slice(10, 20), slice(0, 10))
     logits = np.log([0.9 / 0.1, 0.4 / 0.6, 0.2 / 0.8])
-    index, confidence = choose_referent(candidates, queries, logits)
-    assert index == 0 and confidence == pytest.approx(0.9 * 0.5)  # against 0.4 * 1 and 0.2 * 1
-    logits[1] = 0
-    index, confidence = choose_referent(candidates, torch.from_numpy(queries), torch.tensor(logits))
-    assert index == 1 and confidence == pytest.approx(0.5)
-
-
-def test_below_the_confidence_nothing_is_chosen():
-    candidates, queries = stack(slice(0, 10)), stack(slice(0, 5))
-    assert choose_referent(candidates, queries, np.zeros(1), 0.2) == (0, pytest.approx(0.25))
-    assert choose_referent(candidates, queries, np.zeros(1), 0.3) == (None, pytest.approx(0.25))
+    # Scores are 0.9 * 0.5 for the first candidate (against 0.2 * 1), 0.4 * 1 for the second.
+    assert choose_referent(candidates, queries, logits) == 0
+    logits[1] = 0  # 0.5 * 1 for the second
+    assert choose_referent(candidates, torch.from_numpy(queries), torch.tensor(logits)) == 1
 
 
 def test_without_overlap_nothing_is_chosen():
-    assert choose_referent(stack(slice(0, 5)), stack(slice(9, 12)), np.ones(1)) == (None, 0.0)
+    assert choose_referent(stack(slice(0, 5)), stack(slice(9, 12)), np.ones(1)) is None
     nothing = np.zeros((0, 20, 20), bool)
-    assert choose_referent(nothing, stack(slice(0, 5)), np.ones(1)) == (None, 0.0)
+    assert choose_referent(nothing, stack(slice(0, 5)), np.ones(1)) is None
 
 
 def test_logits_of_any_size_are_safe():
-    index, confidence = choose_referent(stack(slice(0, 5)), stack(slice(0, 5)), np.array([1e6]))
-    assert index == 0 and confidence == 1.0
+    one = stack(slice(0, 5))
+    assert choose_referent(one, one, np.array([1e6])) == 0
+    assert choose_referent(one, one, np.array([-1e6])) is None  # no trust, no score
 
 
 def test_without_select_the_whole_expressions_mask_decides():

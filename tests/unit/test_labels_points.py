@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
 from ppt.config import PointRecipe
+from ppt.images.masks import mask_to_box
 from ppt.labels.points import points_from_map, sample_box_points
-from ppt.masks import mask_to_box
 
 SURGERY = PointRecipe()
 NEAR = PointRecipe(method="near")

@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from ppt.masks import (
+from ppt.images.masks import (
     annotation_to_mask,
     decode_rle,
     decode_rles,
     encode_rle,
-    encode_rles,
     iou,
     mask_to_box,
     polygons_to_mask,
@@ -80,8 +79,7 @@ def test_run_lengths_round_trip(mask):
 @given(arrays(bool, st.tuples(st.integers(0, 4), st.just(7), st.just(5))))
 @settings(max_examples=40, deadline=None)
 def test_many_masks_at_once(stack):
-    counts = encode_rles(stack)
-    assert counts == [encode_rle(mask) for mask in stack]
+    counts = [encode_rle(mask) for mask in stack]
     np.testing.assert_array_equal(decode_rles(counts, 7, 5), stack)
     boxes = [mask_to_box(mask) if mask.any() else (0, 0, 0, 0) for mask in stack]
     np.testing.assert_array_equal(rle_boxes(counts, 7, 5), np.array(boxes).reshape(-1, 4))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from ppt.metrics import RunningMetrics, overlap
+from ppt.evaluation.metrics import METRICS, Overlaps, measure, overlap
 
 sentences = st.lists(
     st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)).map(lambda p: (min(p), max(p))),
@@ -18,16 +18,13 @@ sentences = st.lists(
 )
 
 
-def summed(pairs):
-    metrics = RunningMetrics()
-    for pair in pairs:
-        metrics.update(*pair)
-    return metrics
+def measured(pairs):
+    return measure(Overlaps.of(pairs))
 
 
 def test_by_hand():
-    metrics = summed([(30, 40), (1, 10), (0, 7), (50, 50)])
-    values = metrics.as_dict()
+    values = measured([(30, 40), (1, 10), (0, 7), (50, 50)])
+    assert list(values) == list(METRICS)
     assert values["mIoU"] == pytest.approx(100 * (0.75 + 0.1 + 0 + 1) / 4)
     assert values["oIoU"] == pytest.approx(100 * 81 / 107)
     assert values["P@0.3"] == values["P@0.5"] == values["P@0.7"] == 50
@@ -35,31 +32,27 @@ def test_by_hand():
 
 
 def test_an_empty_prediction_and_an_empty_union_stay_in_the_mean():
-    values = summed([(0, 20), (0, 0), (10, 10)]).as_dict()
+    values = measured([(0, 20), (0, 0), (10, 10)])
     assert values["mIoU"] == pytest.approx(100 / 3)
     assert values["P@0.3"] == pytest.approx(100 / 3)
 
 
 def test_a_threshold_is_reached_by_equality():
-    assert summed([(3, 10)]).as_dict()["P@0.3"] == 100
-    assert summed([(7, 10)]).as_dict()["P@0.7"] == 100
-    assert summed([(6, 10)]).as_dict()["P@0.7"] == 0
+    assert measured([(3, 10)])["P@0.3"] == 100
+    assert measured([(7, 10)])["P@0.7"] == 100
+    assert measured([(6, 10)])["P@0.7"] == 0
 
 
-def test_three_workers_in_any_order_give_the_same_bits():
-    parts = [[(1, 3), (2, 7)], [(5, 9)], [(0, 4), (7, 11), (13, 13)]]
-    whole = summed([pair for part in parts for pair in part])
-    for order in permutations(parts):
-        merged = RunningMetrics()
-        for part in order:
-            merged.merge(summed(part))
-        assert merged == whole
+def test_every_order_of_the_sentences_gives_the_same_bits():
+    pairs = [(1, 3), (2, 7), (5, 9), (0, 4), (7, 11), (13, 13)]
+    whole = measured(pairs)
+    assert all(measured(order) == whole for order in permutations(pairs))
 
 
 @given(sentences)
 @settings(max_examples=50, deadline=None)
 def test_means_are_exact_and_bounded(pairs):
-    values = summed(pairs).as_dict()
+    values = measured(pairs)
     mean = math.fsum(i / u if u else 0 for i, u in pairs) / len(pairs)
     assert values["mIoU"] == pytest.approx(100 * mean, abs=1e-9)
     assert all(0 <= value <= 100 for value in values.values())
@@ -67,12 +60,12 @@ def test_means_are_exact_and_bounded(pairs):
 
 
 def test_nothing_measured_is_not_zero():
-    assert all(math.isnan(value) for value in RunningMetrics().as_dict().values())
+    assert all(math.isnan(value) for value in measured([]).values())
 
 
 def test_impossible_counts_are_refused():
     with pytest.raises(ValueError, match="5 and union 4"):
-        RunningMetrics().update(5, 4)
+        Overlaps.of([(1, 1), (5, 4)])
 
 
 def test_overlap_counts_pixels():
@@ -101,18 +94,18 @@ def masks(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_as_numpy_and_pycocotools(seed):
-    metrics, by_coco, by_numpy = RunningMetrics(), [], []
+    pairs, by_coco, by_numpy = [], [], []
     intersections, unions = 0, 0
     for prediction, truth in masks(seed):
-        ours = metrics.update(*overlap(prediction, truth))
+        pairs.append(overlap(prediction, truth))
         a, b = (coco.encode(np.asfortranarray(m.astype(np.uint8))) for m in (prediction, truth))
         by_coco.append(float(coco.iou([a], [b], [0])[0, 0]))
         by_numpy.append((prediction * truth).sum() / np.maximum(prediction, truth).sum())
         intersections += int(coco.area(coco.merge([a, b], intersect=True)))
         unions += int(coco.area(coco.merge([a, b])))
-        assert ours == pytest.approx(by_coco[-1], abs=1e-12)
+        assert Overlaps.of(pairs[-1:]).iou[0] == pytest.approx(by_coco[-1], abs=1e-12)
     assert by_coco[1] == 0 and by_coco[2] == 1  # the empty prediction, the perfect one
-    values = metrics.as_dict()
+    values = measured(pairs)
     assert values["mIoU"] == pytest.approx(100 * np.mean(by_coco), abs=1e-9)
     assert values["mIoU"] == pytest.approx(100 * np.mean(by_numpy), abs=1e-9)
     assert values["oIoU"] == pytest.approx(100 * intersections / unions, abs=1e-9)

@@ -8,27 +8,29 @@ import torch
 
 from ppt.config import ClipConfig, PointGeneratorConfig, SamConfig
 from ppt.models.build import (
-    CLIP_SURGERY_TEMPLATES,
-    build_clip_encoder,
+    build_image_text_encoder,
     build_point_generator,
-    build_sam_decoder,
-    outline_clip_encoder,
-    plain_clip,
+    build_segmenter,
+    outline_image_text_encoder,
+    outline_segmenter,
 )
+from ppt.models.clip_builder import CLIP_SURGERY_TEMPLATES, plain_clip
 
 
 def test_weights_must_be_given_for_real_nets():
-    with pytest.raises(ValueError, match="model.clip.weights must be the path .* 'ViT-B-16'"):
-        build_clip_encoder(ClipConfig(name="ViT-B-16"))
-    with pytest.raises(ValueError, match="model.sam.weights must be the path .* 'vit_b'"):
-        build_sam_decoder(SamConfig(name="vit_b"))
+    must = "weights must be the path of a checkpoint of"
+    with pytest.raises(ValueError, match=f"model.clip.{must} CLIP ViT-B-16 or one of open_clip's"):
+        build_image_text_encoder(ClipConfig(name="ViT-B-16"))
+    with pytest.raises(ValueError, match=f"model.sam.{must} SAM vit_b "):
+        build_segmenter(SamConfig(name="vit_b"))
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="open_clip knows no 'ViT-Z'"):
-        build_clip_encoder(ClipConfig(name="ViT-Z", weights="random"))
-    with pytest.raises(ValueError, match="one of toybox, vit_b, vit_l, vit_h, got 'sam2'"):
-        build_sam_decoder(SamConfig(name="sam2", weights="random"))
+        build_image_text_encoder(ClipConfig(name="ViT-Z", weights="random"))
+    known = "toybox, vit_b, vit_l, vit_h, mobile_sam"
+    with pytest.raises(ValueError, match=f"model.sam.name must be one of {known}, got 'sam2'"):
+        build_segmenter(SamConfig(name="sam2", weights="random"))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_unknown_names_are_refused():
 )
 def test_clips_without_plain_towers_are_refused_by_name(name, reason):
     with pytest.raises(ValueError, match=f"model.clip.name must be .* got '{name}': {reason}"):
-        build_clip_encoder(ClipConfig(name=name, weights="/nowhere.pt"))
+        build_image_text_encoder(ClipConfig(name=name, weights="/nowhere.pt"))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_clips_without_plain_towers_are_refused_by_name(name, reason):
     ],
 )
 def test_any_depth_is_tapped_after_its_thirds(name, taps, grid, width):
-    encoder = outline_clip_encoder(ClipConfig(name=name))
+    encoder = outline_image_text_encoder(ClipConfig(name=name))
     assert (encoder.taps, encoder.surgery_depth) == (taps, 6)
     assert (encoder.grid, encoder.visual_dim) == (grid, width)
     assert next(encoder.clip.parameters()).is_meta
@@ -76,24 +78,34 @@ def test_plain_vits_are_accepted_by_name():
 
 
 def test_an_outline_has_the_encoders_sizes():
-    outline, encoder = outline_clip_encoder(ClipConfig()), build_clip_encoder(ClipConfig())
-    for name in ("visual_dim", "text_dim", "embed_dim", "taps", "grid", "context_length"):
+    outline = outline_image_text_encoder(ClipConfig())
+    encoder = build_image_text_encoder(ClipConfig())
+    for name in ("visual_dim", "text_dim", "embed_dim", "num_levels", "grid", "context_length"):
         assert getattr(outline, name) == getattr(encoder, name)
+
+
+def test_an_outline_has_the_segmenters_sizes():
+    outline, segmenter = outline_segmenter(SamConfig()), build_segmenter(SamConfig())
+    for name in ("image_size", "low_res_size", "feature_shapes", "encoding_bytes"):
+        assert getattr(outline, name) == getattr(segmenter, name)
+    assert all(parameter.is_meta for parameter in outline.parameters())
 
 
 def test_a_wrong_setting_is_named_as_in_the_configuration():
     with pytest.raises(ValueError, match=r"^model.clip.image_size must be a multiple of 8, got 90"):
-        build_clip_encoder(ClipConfig(image_size=90))
+        build_image_text_encoder(ClipConfig(image_size=90))
 
 
 def test_the_toybox_has_its_own_weights():
-    with pytest.raises(ValueError, match="the toybox has its own, got 'x.pt'"):
-        build_clip_encoder(ClipConfig(weights="x.pt"))
+    with pytest.raises(ValueError, match="model.clip.weights: the toybox has its own, got 'x.pt'"):
+        build_image_text_encoder(ClipConfig(weights="x.pt"))
+    with pytest.raises(ValueError, match="model.sam.weights: the toybox has its own, got 'x.pt'"):
+        build_segmenter(SamConfig(weights="x.pt"))
 
 
 def test_a_real_clip_is_tapped_as_the_paper_needs():
     state = torch.random.get_rng_state()
-    encoder = build_clip_encoder(ClipConfig(name="ViT-B-16", weights="random"))
+    encoder = build_image_text_encoder(ClipConfig(name="ViT-B-16", weights="random"))
     assert torch.equal(state, torch.random.get_rng_state())
     assert (encoder.taps, encoder.surgery_depth) == ((4, 8, 12), 6)
     assert (encoder.visual_dim, encoder.text_dim, encoder.embed_dim) == (768, 512, 512)
@@ -108,13 +120,13 @@ def test_a_real_clip_is_tapped_as_the_paper_needs():
 
 def test_settings_override_a_nets_own():
     config = ClipConfig(taps=(1, 4), surgery_depth=2, templates=["the {}"], image_size=64)
-    encoder = build_clip_encoder(config)
+    encoder = build_image_text_encoder(config)
     assert (encoder.taps, encoder.surgery_depth, encoder.grid) == ((1, 4), 2, 8)
     assert encoder.templates == ("the {}",)
 
 
 def test_the_toybox_nets_fit_together():
-    encoder, decoder = build_clip_encoder(ClipConfig()), build_sam_decoder(SamConfig())
+    encoder, decoder = build_image_text_encoder(ClipConfig()), build_segmenter(SamConfig())
     assert encoder.image_size == decoder.image_size == 96
     assert decoder.low_res_size == 48
     tokens = encoder.encode_images(torch.zeros(1, 3, 96, 96)).surgery_tokens

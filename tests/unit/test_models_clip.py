@@ -90,7 +90,7 @@ def test_surgery_respects_a_blocks_local_mask(pixels):
 
 
 @pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
-def test_stages_and_first_token_are_plain_open_clip(pixels, kind):
+def test_levels_and_first_token_are_plain_open_clip(pixels, kind):
     clip, seen = make_clip(kind), {}
     for number, block in enumerate(clip.visual.transformer.resblocks, 1):
         block.register_forward_hook(lambda m, i, out, n=number: seen.update({n: out}))
@@ -144,14 +144,7 @@ def test_full_size_surgery_tokens_equal_the_paper_written_out():
         expected = surgery_by_hand(clip, pixels, 6)
     found = encoder.encode_images(pixels)
     torch.testing.assert_close(found.surgery_tokens, expected, atol=1e-5, rtol=1e-4)
-    assert [stage.shape for stage in found.visual_features] == [(1, 196, 768)] * 3
-
-
-def test_pictures_are_counted_and_encoded_once(pixels):
-    encoder = make_encoder()
-    encoder.encode_images(pixels)
-    encoder.encode_images(pixels[:2])
-    assert encoder.num_image_calls == 5
+    assert [level.shape for level in found.visual_features] == [(1, 196, 768)] * 3
 
 
 def test_preprocess_squashes_the_whole_picture():
@@ -188,11 +181,10 @@ def test_text_beyond_the_context_is_cut():
 
 def test_phrases_are_averaged_over_templates():
     encoder = make_encoder()
-    found = encoder.encode_phrases(["red car", "dog", ""])
+    found = encoder.encode_phrases(["red car", "dog"])
     tokens = encoder.tokenizer(["a photo of a red car.", "the red car"])
     plain = F.normalize(encoder.clip.encode_text(tokens), dim=-1).mean(0)
     torch.testing.assert_close(found[0], F.normalize(plain, dim=-1), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(encoder.empty_phrase, found[2], atol=1e-5, rtol=1e-4)
 
 
 def test_fingerprint_changes_with_weights_and_settings_only():

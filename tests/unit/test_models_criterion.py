@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ppt.batches.batch import Batch, Target
 from ppt.config import LossWeights, MatchCost
-from ppt.data.batch import Batch, Target
-from ppt.models.criterion import SetCriterion
+from ppt.training.criterion import SetCriterion
 
 LOW_RES = 4
 
@@ -20,7 +20,7 @@ class DrawnMasks(torch.nn.Module):
         super().__init__()
         self.logits = logits  # [B, K, H4, W4]
         self.decoded = []
-        self.decoder = self
+        self.segmenter = self
 
     def decode(self, outputs, batch, expression_index, query_index):
         self.decoded.append(list(zip(expression_index.tolist(), query_index.tolist(), strict=True)))
@@ -39,7 +39,7 @@ def make_batch(targets):
         pictures=["a"],
         sizes=torch.tensor([[2, 4]]),
         visual_features=[],
-        image_embeddings=torch.zeros(1, 1, 1, 1),
+        segmenter_features={},
         picture_index=torch.zeros(count, dtype=torch.long),
         expression_ids=[str(i) for i in range(count)],
         texts=[""] * count,

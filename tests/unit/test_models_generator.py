@@ -61,7 +61,7 @@ def test_points_lie_about_where_the_query_looks(patch, place):
     torch.nn.init.zeros_(generator.point_head[-1].weight)
     torch.nn.init.zeros_(generator.point_head[-1].bias)
     visual, words, mask, index = make_inputs()
-    attention = generator.stages[-1].look_at_picture.attention
+    attention = generator.levels[-1].look_at_picture.attention
     attention.register_forward_hook(
         lambda module, inputs, output: (
             output[0],
@@ -125,10 +125,10 @@ def test_attention_equals_torchs(kind):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_every_stage_is_read_while_training_only():
+def test_every_level_is_read_while_training_only():
     generator = make_generator()
     outputs = generator(*make_inputs())
-    num_stages = len(generator.stages)
+    num_stages = len(generator.levels)
     assert outputs["aux_pred_points"].shape == (num_stages - 1, 3, 5, 4, 2)
     assert outputs["aux_pred_referent_logits"].shape == (num_stages - 1, 3, 5)
     assert not torch.equal(outputs["aux_pred_points"][-1], outputs["pred_points"])

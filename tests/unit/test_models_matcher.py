@@ -5,8 +5,8 @@ from itertools import permutations
 import pytest
 import torch
 
-from ppt.data.batch import Target
-from ppt.models.matcher import HungarianMatcher
+from ppt.batches.batch import Target
+from ppt.training.matcher import HungarianMatcher
 
 COSTS = {"cost_points": 5.0, "cost_point_labels": 1.0, "cost_referent": 2.0}
 

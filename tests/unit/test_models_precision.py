@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from ppt.batches.batch import Batch
 from ppt.config import ClipConfig, PointGeneratorConfig, SamConfig
-from ppt.data.batch import Batch
 from ppt.models import precision
-from ppt.models.build import build_clip_encoder, build_point_generator, build_sam_decoder
+from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
 from ppt.models.point_prompting import PointPrompting
 from ppt.toybox.world import scene
 
@@ -44,20 +44,20 @@ def test_full_precision_inside_autocast(low_precision):
 
 def run_everything():
     """What the encoders, the generator and the decoder give for two scenes, and the gradient."""
-    clip, sam = build_clip_encoder(ClipConfig()), build_sam_decoder(SamConfig())
+    clip, sam = build_image_text_encoder(ClipConfig()), build_segmenter(SamConfig())
     images = [scene(5, i).image for i in range(2)]
     features = clip.encode_images(torch.stack([clip.preprocess(np.array(i)) for i in images]))
-    embeddings = sam.encode_images(torch.stack([sam.preprocess(i) for i in images]))
+    segmenter_features = sam.encode_images(torch.stack([sam.preprocess(i) for i in images]))
     words, mask = clip.encode_words(["red circle", "the left square"])
     torch.manual_seed(0)
     generator = build_point_generator(
-        PointGeneratorConfig(), clip.visual_dim, clip.text_dim, len(clip.taps)
+        PointGeneratorConfig(), clip.visual_dim, clip.text_dim, clip.num_levels
     )
     batch = Batch(
         pictures=["a", "b"],
         sizes=torch.tensor([[96, 96]] * 2),
         visual_features=features.visual_features,
-        image_embeddings=embeddings,
+        segmenter_features=segmenter_features,
         picture_index=torch.tensor([0, 1]),
         expression_ids=["0", "1"],
         texts=["red circle", "the left square"],
@@ -72,8 +72,8 @@ def run_everything():
     logits.sigmoid().mean().backward()
     return {
         "surgery_tokens": features.surgery_tokens,
-        "last_stage": features.visual_features[-1],
-        "image_embeddings": embeddings,
+        "last_level": features.visual_features[-1],
+        **segmenter_features,
         "word_features": words * mask[..., None],
         "phrases": clip.encode_phrases(["circle", ""]),
         "mask_logits": logits.detach(),

@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-from ppt.checkpoint import open_checkpoint, save_checkpoint
 from ppt.config import ClipConfig, ConfigError, Model, PointGeneratorConfig, SamConfig
-from ppt.data.pictures import UnreadablePicture
-from ppt.drawing import overlay
-from ppt.models.build import build_clip_encoder, build_point_generator, build_sam_decoder
-from ppt.predict import Predictor, save_mask
-from ppt.store import Store
+from ppt.images.drawing import overlay
+from ppt.images.pictures import UnreadablePicture
+from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
+from ppt.serving.predictor import Predictor, save_mask
+from ppt.serving.stored_checkpoint import open_checkpoint
+from ppt.store.nodes import Store
 from ppt.toybox import world
+from ppt.training.checkpoint import save_checkpoint
 
 TEXTS = ["the red car", "green boat on the left"]
 STAGES = ["semantic_alignment", "refinement.1", "refinement.2"]
@@ -34,7 +35,7 @@ def write_run(root: Path, model: Model, encoders: dict[str, str]) -> Path:
     store, digests = Store(str(root)), {}
     for seed, stage in enumerate(STAGES):
         torch.manual_seed(seed)
-        clip = build_clip_encoder(ClipConfig())
+        clip = build_image_text_encoder(ClipConfig())
         generator = build_point_generator(
             model.point_generator, clip.visual_dim, clip.text_dim, len(clip.taps)
         )
@@ -51,8 +52,8 @@ def write_run(root: Path, model: Model, encoders: dict[str, str]) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     encoders = {
-        "clip": build_clip_encoder(ClipConfig()).fingerprint,
-        "sam": build_sam_decoder(SamConfig()).fingerprint,
+        "clip": build_image_text_encoder(ClipConfig()).fingerprint,
+        "sam": build_segmenter(SamConfig()).fingerprint,
     }
     return write_run(
         tmp_path_factory.mktemp("predict") / "runs", Model(point_generator=TINY), encoders
@@ -100,9 +101,15 @@ def test_one_text_and_several_are_the_same(predictor, image):
 
 
 def test_a_picture_is_encoded_once_for_all_its_texts(predictor, image):
-    before = predictor.clip.num_image_calls
+    seen = []
+    nets = (predictor.clip.clip.visual.conv1, predictor.model.segmenter.sam.image_encoder)
+    hooks = [
+        net.register_forward_hook(lambda _, args, __: seen.append(len(args[0]))) for net in nets
+    ]
     predictor.predict(image, TEXTS)
-    assert predictor.clip.num_image_calls == before + 1
+    for hook in hooks:
+        hook.remove()
+    assert seen == [1, 1]  # one pass of each net, over one picture
 
 
 def test_a_path_an_array_and_a_pil_picture_are_the_same(predictor, image, tmp_path):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ppt.protocols import CRIS, LAVT, OURS, PROTOCOLS
+from ppt.evaluation.protocols import CRIS, LAVT, OURS, PROTOCOLS
 
 TRUTHS = [
     {"picture": "a", "expression_id": "1-1", "mask": b"left"},

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import nodes_of
 from PIL import Image
 from run_record import STAGES, build_record
 
-from ppt.pipeline.model_selection import choose_stage
-from ppt.pipeline.record import RunRecord
-from ppt.pipeline.report import write_report
-from ppt.pipeline.report.gallery import outcome_gallery, stage_panels
-from ppt.pipeline.report.panels import (
+from ppt.curriculum.choice import choose_stage
+from ppt.report import write_report
+from ppt.report.gallery import outcome_gallery, stage_panels
+from ppt.report.panels import (
     SIDE,
     candidates_panel,
     data_uri,
@@ -26,9 +26,10 @@ from ppt.pipeline.report.panels import (
     picture_panel,
     similarity_panel,
 )
-from ppt.pipeline.report.scenes import draw
-from ppt.pipeline.report.sentences import Sentence, changes, compare
-from ppt.pipeline.report.sources import select_rounds, training_sources
+from ppt.report.scenes import draw
+from ppt.report.sentences import Sentence, changes, compare
+from ppt.report.sources import select_rounds, training_sources
+from ppt.tracking.record import RunRecord
 
 NUM_PICTURES = 8
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -74,6 +75,12 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
 
 
 @pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    """A run of two pictures, for pages of which only a line is of interest."""
+    return build_record(tmp_path_factory.mktemp("few"), 2)
+
+
+@pytest.fixture(scope="module")
 def html(record: RunRecord) -> str:
     return write_report(record, Path(record.folder) / "report.html").read_text()
 
@@ -103,9 +110,9 @@ def test_page_names_all_of_the_run(html: str, record: RunRecord) -> None:
         assert stage.replace("_", " ") in text
     for name in ("d_sem", "d_ref", "h_sem", "h_ref", "Select, round 3", "loss_mask"):
         assert name in text
-    for node in record.nodes.values():
+    for node in nodes_of(record).values():
         assert node.digest in text
-    gain = record.stages[-1].metrics["mIoU"] - record.baselines["clip_sam_best"]["mIoU"]
+    gain = record.stages[-1].metrics["mIoU"] - record.baselines["clip_sam_best"].metrics["mIoU"]
     assert f"{gain:.1f} points above the best CLIP+SAM" in text
     assert "picture is 1x1, needs at least 8x8" in text
     assert "text <b>is</b> only spaces" in text  # shown as it is, not as markup
@@ -116,16 +123,16 @@ def test_same_record_same_page(html: str, record: RunRecord, tmp_path: Path) -> 
     assert write_report(record, tmp_path / "again.html").read_text() == html
 
 
-def test_a_run_of_baselines_alone(record: RunRecord, tmp_path: Path) -> None:
-    bare = RunRecord(record.curriculum, record.folder, record.nodes, record.baselines)
+def test_a_run_of_baselines_alone(few: RunRecord, tmp_path: Path) -> None:
+    bare = replace(few, stages=[], selected=[], chosen=None)
     page = Page(write_report(bare, tmp_path / "bare.html").read_text())
     assert page.open == [] and "CLIP+SAM, published" in page.text
 
 
-def test_a_model_chosen_on_ground_truth_says_so(record: RunRecord, tmp_path: Path) -> None:
+def test_a_model_chosen_on_ground_truth_says_so(few: RunRecord, tmp_path: Path) -> None:
     scores = {name: 50.0 + number for number, name in enumerate(reversed(STAGES))}
     for by, note in (("truth", "not weakly supervised"), ("pseudo_iou", "no ground truth")):
-        chosen = replace(record, chosen=choose_stage(by, list(STAGES), scores))
+        chosen = replace(few, chosen=choose_stage(by, list(STAGES), scores))
         text = Page(write_report(chosen, tmp_path / "report.html").read_text()).text
         assert "takes, is semantic alignment :" in text and note in text
         assert "semantic alignment 53.0" in text
@@ -160,7 +167,7 @@ def test_changes_add_up(record: RunRecord) -> None:
         whole = change.improved + change.worsened + change.unchanged
         assert whole == len(comparison.sentences) == 2 * NUM_PICTURES
     total = sum(change.difference for change in found)
-    gain = record.stages[-1].metrics["mIoU"] - record.baselines["clip_sam_best"]["mIoU"]
+    gain = record.stages[-1].metrics["mIoU"] - record.baselines["clip_sam_best"].metrics["mIoU"]
     assert total == pytest.approx(gain)
 
 
@@ -202,7 +209,7 @@ def test_sources_are_counted_and_shown(record: RunRecord) -> None:
 def test_select_rounds(record: RunRecord) -> None:
     rounds, choices = select_rounds(record)
     n = NUM_PICTURES
-    assert [(r.selected, r.undecided) for r in rounds] == [(n - 1, 1)] * 3
+    assert [(r.selected, r.unselected) for r in rounds] == [(n - 1, 1)] * 3
     assert [r.changed for r in rounds] == [0, n // 2, 0]
     assert [r.first_phrase for r in rounds] == [n - 1, n // 2 - 1, n // 2 - 1]
     assert any(len(set(choice.by_round)) > 1 for choice in choices)

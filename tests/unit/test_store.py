@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppt.store import BucketOutput, Count, Store, bucket_of
+from ppt.store.nodes import BucketOutput, Count, Store, bucket_of
 
 
 def _output(values: list[int], **info: int) -> BucketOutput:

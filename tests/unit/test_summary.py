@@ -9,24 +9,24 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from common import nodes_of
 from rich.console import Console
 from run_record import STAGES, build_record
 
 from ppt.config import ConfigError, load_curriculum
-from ppt.pipeline.model_selection import choose_stage
-from ppt.pipeline.record import RunRecord
-from ppt.pipeline.summary import (
+from ppt.curriculum.choice import choose_stage
+from ppt.evaluation.protocols import LAVT
+from ppt.store.nodes import BucketOutput, Count
+from ppt.store.schema import QUARANTINE, SAMPLES
+from ppt.tracking.record import RunRecord
+from ppt.tracking.summary import (
     MAX_QUARANTINE_ROWS,
     print_evaluation,
     print_summary,
-    step_of,
     summarise,
     warnings_of,
     write_summary,
 )
-from ppt.protocols import LAVT
-from ppt.schema import QUARANTINE, SAMPLES
-from ppt.store import BucketOutput, Count
 
 CURRICULA = Path(__file__).parents[2] / "curricula"
 
@@ -41,7 +41,8 @@ def test_figures(record: RunRecord) -> None:
     assert summary["name"] == "tiny" and summary["seed"] == 7
     assert list(summary["baselines"]) == ["clip_sam_published", "clip_sam_best"]
     assert summary["baselines"]["clip_sam_best"]["recipe"]["method"] == "near"
-    assert "recipe" not in summary["baselines"]["clip_sam_published"]
+    assert summary["baselines"]["clip_sam_published"]["recipe"]["method"] == "surgery"
+    assert summary["best_baseline"] == "clip_sam_best"
     assert [stage["name"] for stage in summary["stages"]] == list(STAGES)
     for row in [*summary["baselines"].values(), *summary["stages"]]:
         assert {"mIoU", "oIoU", "P@0.3", "P@0.5", "P@0.7", "P@0.9"} <= set(row)
@@ -93,10 +94,12 @@ def test_a_long_quarantine_is_cut_and_counted(record: RunRecord) -> None:
         for i in range(number)
     ]
     tables = {"data": SAMPLES.empty_table(), "quarantine": pa.Table.from_pylist(rows, QUARANTINE)}
-    store = record.nodes["samples.referring"].store
+    store = record.data["referring"].samples.store
     node = store.node("samples", "all broken", buckets=1)
     node.write_bucket(0, BucketOutput(tables, {"pictures": Count(number, 0, number)}))
-    summary = summarise(RunRecord(record.curriculum, record.folder, {"samples.validation": node}))
+    broken = RunRecord(record.curriculum, record.folder)
+    broken.data["validation"].samples = node
+    summary = summarise(broken)
     assert summary["quarantine_total"] == number
     assert len(summary["quarantine"]) == MAX_QUARANTINE_ROWS
     console = Console(width=100, record=True, file=io.StringIO())
@@ -106,7 +109,7 @@ def test_a_long_quarantine_is_cut_and_counted(record: RunRecord) -> None:
 
 def test_digests_name_every_node(record: RunRecord) -> None:
     digests = summarise(record)["digests"]
-    assert digests == {name: node.digest for name, node in record.nodes.items()}
+    assert digests == {name: node.digest for name, node in nodes_of(record).items()}
     assert "checkpoints.ris_joint" in digests
 
 
@@ -120,8 +123,9 @@ def test_digests_name_every_node(record: RunRecord) -> None:
         ("results.refinement.1", "evaluate.refinement.1"),
     ],
 )
-def test_steps(node: str, step: str) -> None:
-    assert step_of(node) == step
+def test_steps(record: RunRecord, node: str, step: str) -> None:
+    (found,) = [named.step for named in record.named() if named.full_name == node]
+    assert found == step
 
 
 def test_written_as_json(record: RunRecord, tmp_path: Path) -> None:
@@ -182,7 +186,7 @@ def test_evaluation_on_the_terminal(record: RunRecord) -> None:
     for name in ("mIoU", "oIoU", "P@0.3", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9", "gain"):
         assert name in text
     rows = [line.split() for line in text.splitlines()]
-    for name, metrics in {**record.baselines, **{s.name: s.metrics for s in record.stages}}.items():
+    for name, metrics in record.metrics().items():
         figures = next(row for row in rows if name in row)
         assert f"{metrics['mIoU']:.1f}" in figures and f"{metrics['P@0.9']:.1f}" in figures
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ppt.config import ConfigError
-from ppt.pipeline.sweep.config import Sweep, curriculum_of, load_sweep, trials_of
+from ppt.experiments.sweep import Sweep, curriculum_of, load_sweep, trials_of
 
 ROOT = Path(__file__).parents[2]
 QUERIES = "model.point_generator.num_queries"

@@ -14,17 +14,17 @@ from PIL import Image
 from rich.console import Console
 
 from ppt.config import load_curriculum
-from ppt.pipeline.record import StageRecord
-from ppt.pipeline.sweep.config import Sweep
-from ppt.pipeline.sweep.results import (
+from ppt.experiments.sweep import Sweep
+from ppt.experiments.sweep_results import (
     SweepRecord,
     Trial,
     mean_by_value,
     print_sweep,
     write_sweep,
 )
-from ppt.pipeline.sweep.trials import Reporter
-from ppt.store import Store
+from ppt.experiments.trials import Reporter
+from ppt.store.nodes import Store
+from ppt.tracking.record import StageRecord
 
 ROOT = Path(__file__).parents[2]
 QUERIES, RATE = "model.point_generator.num_queries", "training.learning_rate"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from run_record import STAGES, build_record, curriculum
 
-from ppt.pipeline.record import Chosen, RunRecord
-from ppt.pipeline.tracking import Tracker, end_running_below
+from ppt.report.gallery import stage_panels
+from ppt.tracking.mlflow_runs import Tracker, end_running_below
+from ppt.tracking.record import Chosen, RunRecord
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def log_all(record: RunRecord, stages: int = len(STAGES)) -> None:
             with tracker.stage(stage.name) as on_epoch:
                 for losses in stage.history:
                     on_epoch(losses)
-                tracker.finish_stage(stage)
+                tracker.finish_stage(stage, partial(stage_panels, record, stage))
         tracker.log_files([Path(record.folder) / "mlflow-run.json"])
 
 
@@ -83,8 +85,8 @@ def test_parent_and_nested_runs(logged: RunRecord) -> None:
     assert parent.data.params["seed"] == "7"
     files = [file.path for file in client.list_artifacts(parent.info.run_id)]
     assert files == ["mlflow-run.json"]
-    assert parent.data.tags["digest.labels.h"] == logged.nodes["labels.h"].digest
-    best = logged.baselines["clip_sam_best"]
+    assert parent.data.tags["digest.labels.h"] == logged.data["referring"].labels.digest
+    best = logged.baselines["clip_sam_best"].metrics
     assert parent.data.metrics["clip_sam_best/mIoU"] == pytest.approx(best["mIoU"])
     curve = client.get_metric_history(parent.info.run_id, "mIoU")
     assert [p.value for p in curve] == pytest.approx([s.metrics["mIoU"] for s in logged.stages])
@@ -93,7 +95,7 @@ def test_parent_and_nested_runs(logged: RunRecord) -> None:
         run = children[stage.name]
         assert run.info.status == "FINISHED"
         assert run.data.params["num_epochs"] == str(stage.num_epochs)
-        assert run.data.tags["ppt.checkpoint"] == stage.checkpoint.digest
+        assert run.data.tags["ppt.training.checkpoint"] == stage.checkpoint.digest
         assert run.data.metrics["P_at_0.5"] == pytest.approx(stage.metrics["P@0.5"])
         losses = client.get_metric_history(run.info.run_id, "loss_mask")
         assert [(p.step, p.value) for p in losses] == [
@@ -189,8 +191,8 @@ def test_a_lost_database_starts_a_new_run(elsewhere: RunRecord) -> None:
     assert state_of(elsewhere)["run_id"] != "0" * 32
 
 
-def test_what_a_scheduler_stopped_does_not_run_for_ever(tmp_path: Path) -> None:
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+def test_what_a_scheduler_stopped_does_not_run_for_ever(logged: RunRecord) -> None:
+    client = MlflowClient(state_of(logged)["tracking_uri"])
     experiment = client.create_experiment("sweep")
 
     def begun(parent: str | None) -> str:

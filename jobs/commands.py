@@ -1,0 +1,43 @@
+"""The commands, by name. `ppt submit` runs any of them on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from jobs import (
+    ablate,
+    doctor,
+    encode,
+    evaluate,
+    label,
+    predict,
+    prepare,
+    report,
+    select,
+    sweep,
+    train,
+)
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "prepare": prepare.main,
+    "encode": encode.main,
+    "label": label.main,
+    "train": train.main,
+    "sweep": sweep.main,
+    "select": select.main,
+    "evaluate": evaluate.main,
+    "report": report.main,
+    "ablate": ablate.main,
+    "predict": predict.main,
+    "doctor": doctor.main,
+}
+"""The function of each command, in the order in which `ppt --help` lists them."""
+
+
+def add_commands(app: typer.Typer) -> typer.Typer:
+    """Add every command to an application, and return the application."""
+    for name, main in COMMANDS.items():
+        app.command(name=name)(main)
+    return app

@@ -1,0 +1,40 @@
+"""Rows of a `features` table as tensors.
+
+A row has one float16 column for each feature of a picture. Those of the segmenter have a prefix,
+so that whoever reads the table need not know which segmenter made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ppt.store.arrays import from_tensors
+
+SEGMENTER = "segmenter_"
+"""The prefix of the segmenter's columns; the rest of the name is that of the feature."""
+
+
+def read_feature(
+    table: pa.Table, column: str, rows: Sequence[int] | None = None, device: str = "cpu"
+) -> Tensor:
+    """Read a column in float32: [I, ...], for all pictures of a table or for some of its rows."""
+    values = from_tensors(table[column])
+    if rows is not None:
+        values = values[rows]
+    return torch.from_numpy(values.astype(np.float32)).to(device)
+
+
+def read_segmenter_features(
+    table: pa.Table, rows: Sequence[int] | None = None, device: str = "cpu"
+) -> dict[str, Tensor]:
+    """Read what `Segmenter.encode_images` gave, in float32 and by the names that it used."""
+    return {
+        column.removeprefix(SEGMENTER): read_feature(table, column, rows, device)
+        for column in table.column_names
+        if column.startswith(SEGMENTER)
+    }

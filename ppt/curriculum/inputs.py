@@ -1,0 +1,162 @@
+"""Steps 1 to 4: from raw data sets to the tables on which a curriculum trains and is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.markup import escape
+
+from ppt.batches.sampler import LabelTable
+from ppt.config import ConfigError, Curriculum
+from ppt.data.source import check_data_sets, open_source
+from ppt.models.loaded import encoder_fingerprints
+from ppt.steps.encode import EncodePhrases, EncodePictures, EncodeWords
+from ppt.steps.evaluate import EvaluationSplit
+from ppt.steps.label import (
+    LabelObjectCentric,
+    LabelReferring,
+    Phrase,
+    class_phrases,
+    noun_phrases_of,
+)
+from ppt.steps.prepare import PrepareGroundTruth, PrepareSamples, require_some
+from ppt.steps.progress import console
+from ppt.steps.runner import Runner
+from ppt.steps.synthesise import Synthesise
+from ppt.steps.whole_expression import ReferByWholeExpression
+from ppt.store.nodes import LABELS
+from ppt.tracking.record import DataName, RunRecord
+from ppt.training.stage_kinds import STAGE_KINDS
+
+TRAINING_DATA: tuple[DataName, ...] = ("referring", "object_centric")
+SPLITS: tuple[DataName, ...] = ("validation", "evaluation")
+DATA = (*TRAINING_DATA, *SPLITS)
+
+
+def check_inputs(curriculum: Curriculum) -> None:
+    """Check the kinds of the stages, the data sets and both encoders before any work begins.
+
+    Raises ConfigError, which names the field, if one of them cannot be used.
+    """
+    check_data_sets(curriculum.data)
+    for stage_name, stage in curriculum.stages.items():
+        if stage.kind not in STAGE_KINDS:
+            known = ", ".join(STAGE_KINDS)
+            raise ConfigError(
+                f"stages.{stage_name}.kind must be one of {known}, got {stage.kind!r}"
+            )
+    try:
+        encoder_fingerprints(curriculum.model)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def prepare(runner: Runner, record: RunRecord, names: Sequence[DataName] = DATA) -> None:
+    """Make the samples of all data sets, and the ground truth of validation and evaluation.
+
+    Raises ConfigError if nothing is left of a data set.
+    """
+    c = record.curriculum
+    for name in names:
+        data, tables = getattr(c.data, name), record.data[name]
+        if note := open_source(data).note:
+            text = f"[yellow]note:[/] {name}: {escape(note)}"
+            console.print(text, highlight=False, soft_wrap=True)
+        tables.samples = runner.run(PrepareSamples(data, c.num_buckets, name))
+        require_some(tables.samples, name, "expression")
+        if name in SPLITS:
+            tables.ground_truth = runner.run(PrepareGroundTruth(data, c.num_buckets, name))
+            require_some(tables.ground_truth, name, "expression with a mask")
+
+
+def encode(runner: Runner, record: RunRecord, names: Sequence[DataName] = DATA) -> None:
+    """Make the features of each picture, and the word features and embeddings of the texts."""
+    c = record.curriculum
+    for name in names:
+        tables = record.data[name]
+        tables.features = runner.run(EncodePictures(tables.samples, c.model, name))
+        columns = ["picture", "class_name", "expressions"]
+        rows = tables.samples.read_all(columns=columns).to_pylist()
+        expressions = [e["text"] for row in rows for e in row["expressions"]]
+        clip, buckets = c.model.clip, c.num_buckets
+        tables.words = runner.run(EncodeWords.of(expressions, clip, buckets, name))
+        if name != "d_ref":
+            # The baselines need the whole expressions, and CLIP Surgery needs the empty text.
+            phrases = [*_phrases(c, name, rows), *expressions, ""]
+            tables.phrases = runner.run(EncodePhrases.of(phrases, clip, buckets, name))
+
+
+def _phrases(curriculum: Curriculum, name: DataName, rows: list[dict]) -> Iterator[str]:
+    """Yield the phrases with which a data set is labelled, if it is labelled at all."""
+    labelled = name in TRAINING_DATA or (
+        name == "validation" and curriculum.model_selection == "pseudo_iou"
+    )
+    if labelled:
+        for row in rows:
+            for phrase in _phrases_of(curriculum, row):
+                yield phrase.text
+
+
+def _phrases_of(curriculum: Curriculum, row: dict) -> Iterator[Phrase]:
+    """Yield the phrases of one sample."""
+    if row["class_name"]:
+        return class_phrases(row)
+    return noun_phrases_of(row, curriculum.labels.chunker)
+
+
+def label(runner: Runner, record: RunRecord) -> None:
+    """Make the pseudo labels of D_sem, and round 0 of the labels of H."""
+    c, d_sem, h = record.curriculum, record.data["object_centric"], record.data["referring"]
+    d_sem.labels = runner.run(
+        LabelObjectCentric(
+            d_sem.samples, d_sem.features, d_sem.phrases, c.model, c.labels.object_centric, "d_sem"
+        )
+    )
+    label_referring(runner, record, "referring", "h")
+    if c.labels.unselected == "whole_expression":
+        record.candidates = h.labels
+        h.labels = runner.run(
+            ReferByWholeExpression(h.labels, h.features, h.phrases, c.model, c.labels.referring)
+        )
+
+
+def label_referring(runner: Runner, record: RunRecord, name: DataName, shown: str) -> None:
+    """Make round 0 of a referring data set's labels; `shown` is its name on the progress bar."""
+    c, tables = record.curriculum, record.data[name]
+    tables.labels = runner.run(
+        LabelReferring(
+            tables.samples,
+            tables.features,
+            tables.phrases,
+            c.model,
+            c.labels.referring,
+            shown,
+            c.labels,
+        )
+    )
+
+
+def synthesise(runner: Runner, record: RunRecord) -> None:
+    """Make D_ref: its pictures, expressions and labels, and then its features."""
+    d_sem, d_ref = record.data["object_centric"], record.data["d_ref"]
+    made = Synthesise(d_sem.samples, d_sem.labels, record.curriculum.synthesis)
+    d_ref.samples = d_ref.labels = runner.run(made)
+    encode(runner, record, ["d_ref"])
+
+
+# ---------------------------------------------------------------- tables that belong together
+
+
+def label_table(record: RunRecord, name: DataName) -> LabelTable:
+    """Return the labels of a data set together with its features."""
+    tables = record.data[name]
+    table = LABELS if name == "d_ref" else "data"
+    return LabelTable(tables.labels, tables.features, tables.words, table)
+
+
+def split_of(record: RunRecord, name: DataName) -> EvaluationSplit:
+    """Return the tables that a measurement on a split reads."""
+    tables = record.data[name]
+    return EvaluationSplit(
+        tables.samples, tables.features, tables.words, tables.phrases, tables.ground_truth
+    )

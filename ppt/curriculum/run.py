@@ -1,0 +1,222 @@
+"""The driver, which runs a curriculum from raw pictures to a trained model and its report.
+
+Every step names its result by a digest and skips what exists, so that running a curriculum again
+continues where it stopped. The runner decides how the steps are carried out.
+
+In a notebook a curriculum runs without Ray::
+
+    curriculum = load_curriculum("curricula/quickstart.yaml")
+    runner = LocalRunner(Store(curriculum.store), curriculum.resources)
+    record = run_curriculum(curriculum, runner)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from ppt.config import ConfigError, Curriculum
+from ppt.curriculum import inputs
+from ppt.curriculum.inputs import DATA, SPLITS, TRAINING_DATA, check_inputs, label_table
+from ppt.curriculum.measurements import choose_model, measure_baselines, measure_stage
+from ppt.curriculum.sibling import Sibling
+from ppt.curriculum.stages import (
+    Listening,
+    OnEpoch,
+    TrainedStage,
+    select_referents,
+    tables_of,
+    training_runs,
+    unheard,
+)
+from ppt.report import write_report
+from ppt.report.gallery import stage_panels
+from ppt.steps.runner import COMMANDS, Again, OnlyComplete, Runner
+from ppt.store.nodes import Node
+from ppt.tracking.folder import RunFolder
+from ppt.tracking.mlflow_runs import Tracker
+from ppt.tracking.record import RunRecord
+from ppt.tracking.results import write_results
+from ppt.tracking.summary import summarise, write_summary
+from ppt.training.stage import EpochMetrics, StageTraining
+
+LastStep = Literal["prepare", "encode", "label", "train"]
+"""The last step of a run; the commands have the same names."""
+
+
+def run_curriculum(
+    curriculum: Curriculum,
+    runner: Runner,
+    until: LastStep = "train",
+    *,
+    train: bool = True,
+    sibling: Sibling | None = None,
+) -> RunRecord:
+    """Run the steps of a curriculum up to `until`; what is in the store is not made again.
+
+    Args:
+        curriculum: the curriculum.
+        runner: carries out the steps and trainings.
+        until: the last step to run.
+        train: if false, a stage that is not trained raises ConfigError instead of starting hours of
+            work.
+        sibling: the group to which the run belongs, for example a sweep.
+
+    Returns:
+        The record of the run.
+
+    Raises:
+        ConfigError: if the curriculum cannot be run as it is.
+    """
+    check_inputs(curriculum)
+    folder = RunFolder(runner.store, curriculum.name)
+    record = RunRecord(curriculum, folder.path)
+    if until != "train":
+        _prepare_and_label(runner, record, until)
+        return record
+    trainer = runner if train else OnlyComplete(runner.store)
+    make_inputs(runner, record, only_complete=not train)
+    parent, anew = sibling.parent if sibling else None, isinstance(runner, Again)
+    with folder, Tracker(record, parent, anew=anew) as tracker:
+        with _timed(record, "baselines"):
+            measure_baselines(runner, record)
+        for trained in train_stages(trainer, record, _listening(tracker, runner, sibling)):
+            stage = measure_stage(runner, record, trained)
+            tracker.finish_stage(stage, partial(stage_panels, record, stage))
+            folder.publish()
+            if sibling:
+                chosen = choose_model(runner, record)
+                tracker.choose(chosen)
+                sibling.listener.stage(stage, chosen.scores.get(stage.name, math.nan))
+        if record.stages:
+            with _timed(record, "choose"):
+                tracker.choose(choose_model(runner, record))
+        _finish(record, tracker)
+    return record
+
+
+def run_curriculum_again(curriculum: Curriculum, runner: Runner, name: str) -> RunRecord:
+    """Run a whole curriculum, but make one step or stage and all that follows from it anew.
+
+    `name` is a stage, a round of a stage or a command, see `ppt.steps.runner.Again`. Raises
+    ConfigError for any other name.
+    """
+    known = dict.fromkeys(n for key, _, run in training_runs(curriculum) for n in (key, run))
+    if name not in (*known, *COMMANDS):
+        names = ", ".join([*COMMANDS, *known])
+        raise ConfigError(f"--again: this curriculum has {names}, got {name!r}")
+    return run_curriculum(curriculum, Again(runner, name))
+
+
+def train_stages(
+    runner: Runner, record: RunRecord, listening: Listening = unheard
+) -> Iterator[TrainedStage]:
+    """Train the stages of the curriculum in their order (Eq. 5 to 7).
+
+    Each training is yielded when it is done, and the next one starts when the caller continues.
+    `listening` opens the function that is called with the losses of each epoch.
+    """
+    c = record.curriculum
+    tables = {
+        "d_sem": label_table(record, "object_centric"),
+        "d_ref": label_table(record, "d_ref"),
+        "h": label_table(record, "referring"),
+    }
+    checkpoint: Node | None = None
+    for name, stage, run_name in training_runs(c):
+        selected = None
+        if stage.select:
+            assert checkpoint is not None  # the configuration forbids Select in the first stage
+            selected = select_referents(runner, record, tables["h"], checkpoint)
+            tables["h"] = replace(tables["h"], labels=selected)
+        training = StageTraining(
+            name=run_name,
+            stage=stage,
+            training=c.training,
+            model=c.model,
+            tables=tables_of(stage, tables),
+            initial=checkpoint,
+            seed=c.seed,
+            resources=c.resources,
+        )
+        with listening(training) as on_epoch:
+            checkpoint = runner.train(training, on_epoch)
+        yield TrainedStage(name, training, checkpoint, selected, tables["h"])
+
+
+def make_inputs(runner: Runner, record: RunRecord, *, only_complete: bool = False) -> None:
+    """Carry out steps 1 to 4 for all data sets.
+
+    With `only_complete`, the inputs of the trainings must be in the store already. Otherwise all
+    data sets are prepared first, so that unusable ones are found before hours of work.
+    """
+    trainer = OnlyComplete(runner.store) if only_complete else runner
+    with _timed(record, "prepare"):
+        inputs.prepare(trainer, record, TRAINING_DATA if only_complete else DATA)
+    with _timed(record, "encode"):
+        inputs.encode(trainer, record, TRAINING_DATA)
+    with _timed(record, "label"):
+        inputs.label(trainer, record)
+    with _timed(record, "synthesise"):
+        inputs.synthesise(trainer, record)
+    if only_complete:
+        with _timed(record, "prepare"):
+            inputs.prepare(runner, record, SPLITS)
+    with _timed(record, "encode"):
+        inputs.encode(runner, record, SPLITS)
+
+
+def _prepare_and_label(runner: Runner, record: RunRecord, until: LastStep) -> None:
+    """Carry out the steps before training, up to `until`."""
+    with _timed(record, "prepare"):
+        inputs.prepare(runner, record)
+    if until != "prepare":
+        with _timed(record, "encode"):
+            inputs.encode(runner, record)
+    if until == "label":
+        with _timed(record, "label"):
+            inputs.label(runner, record)
+        with _timed(record, "synthesise"):
+            inputs.synthesise(runner, record)
+
+
+def _listening(tracker: Tracker, runner: Runner, sibling: Sibling | None) -> Listening:
+    """Return a `Listening` that passes the losses to the tracker, and to the sibling's listener."""
+
+    @contextmanager
+    def listening(training: StageTraining) -> Iterator[OnEpoch]:
+        with tracker.stage(training.name) as log:
+
+            def on_epoch(losses: EpochMetrics) -> None:
+                log(losses)
+                if sibling:
+                    node = training.node(runner.store)
+                    sibling.listener.epoch(training.name, node, int(losses["epoch"]))
+
+            yield on_epoch
+
+    return listening
+
+
+def _finish(record: RunRecord, tracker: Tracker) -> None:
+    """Write results, summary and page into the run's folder, and log the last two to MLflow."""
+    write_results(record)
+    folder = Path(record.folder)
+    summary = write_summary(summarise(record), folder / "summary.json")
+    record.report = write_report(record, folder / "report.html")
+    tracker.log_files([summary, record.report])
+
+
+@contextmanager
+def _timed(record: RunRecord, step: str) -> Iterator[None]:
+    """Add the duration of the block to the record's seconds of a step."""
+    started = time.monotonic()
+    yield
+    seconds = record.seconds.get(step, 0.0) + time.monotonic() - started
+    record.seconds[step] = round(seconds, 1)

@@ -1,0 +1,165 @@
+"""What a data set is to the pipeline: keys of pictures, samples, and separately the ground truth.
+
+`read` returns what training may see. The masks of people are returned by `read_ground_truth` only,
+and `fingerprint` does not depend on them, so that no change of a mask changes a sample.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ppt.config import ConfigError, Data, DataFormat
+
+
+@dataclass(frozen=True)
+class RawExpression:
+    """A referring expression."""
+
+    expression_id: str  # unique in its source
+    text: str
+    kind: str | None = None  # for example class, colour, position, relation; None if not known
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An expression that cannot be used, and why."""
+
+    expression_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RawPicture:
+    """A picture with the name of its class or with its expressions."""
+
+    image: bytes  # an encoded picture that `check_picture` accepts
+    class_name: str | None  # of an object-centric picture; otherwise None
+    expressions: list[RawExpression] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RawMask:
+    """The ground truth of one expression."""
+
+    expression_id: str
+    kind: str | None  # as of `RawExpression`
+    mask: np.ndarray  # bool [height, width] of the original picture
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The (height, width) of the mask."""
+        return self.mask.shape
+
+
+class Source(Protocol):
+    """A data set. Each picture has a unique key."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that the samples depend on, which masks of people are not."""
+
+    @property
+    def ground_truth_fingerprint(self) -> str:
+        """A hash of all that the ground truth depends on; ValueError if there can be none."""
+
+    @property
+    def note(self) -> str | None:
+        """A remark for the user, for example that a part of the data set is missing, or None."""
+
+    def keys(self) -> list[str]:
+        """The keys of the pictures, always in the same order."""
+
+    def num_expressions(self, key: str) -> int:
+        """The number of expressions of a picture, with those that will be rejected."""
+
+    def file_size(self, key: str) -> int | None:
+        """The bytes of a picture's file: None if it is missing, 0 if the picture is drawn."""
+
+    def read(self, key: str) -> RawPicture:
+        """Read one picture with the expressions that can be used and those that are rejected.
+
+        Raises:
+            UnreadablePicture: the picture cannot be used.
+        """
+
+    def read_ground_truth(self, key: str) -> tuple[list[RawMask], list[Rejected]]:
+        """Read the masks of a picture's expressions, and tell which have no usable mask.
+
+        Expressions that `read` rejects are in neither list; an unreadable picture rejects all.
+        """
+
+
+@functools.cache
+def open_source(data: DataFormat) -> Source:
+    """Return the data set that a configuration describes. A process reads its index only once."""
+    return data.open()
+
+
+WITH_TRUTH = ("validation", "evaluation")
+"""The data sets that must have a ground truth."""
+
+
+def check_data_sets(data: Data) -> None:
+    """Open every data set of a curriculum; no picture is read.
+
+    Raises ConfigError, which names the data set, if one cannot be used.
+    """
+    for name in type(data).model_fields:
+        try:
+            source = open_source(getattr(data, name))
+            if name in WITH_TRUTH:
+                _ = source.ground_truth_fingerprint  # raises ValueError if there can be none
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"data.{name}: {error}") from error
+
+
+def split_expressions(
+    expressions: Iterable[RawExpression],
+) -> tuple[list[RawExpression], list[Rejected]]:
+    """Strip the texts of expressions, and reject those without a letter or digit."""
+    kept, rejected = [], []
+    for expression in expressions:
+        text = expression.text.strip()
+        if any(c.isalnum() for c in text):
+            kept.append(RawExpression(expression.expression_id, text, expression.kind))
+        else:
+            rejected.append(
+                Rejected(expression.expression_id, f"expression {expression.text!r} has no word")
+            )
+    return kept, rejected
+
+
+def group_reasons(reasons: Iterable[tuple[str, int]]) -> list[tuple[int, str]]:
+    """Group reasons that differ only in names and numbers.
+
+    Args:
+        reasons: each reason with the number of expressions that it concerns.
+
+    Returns:
+        The number of expressions and one example of each group, the largest group first.
+    """
+    times, examples = Counter[str](), dict[str, str]()
+    for reason, number in reasons:
+        alike = re.sub(r"'[^']*'|\S*[\d./]\S*", "", reason)
+        times[alike] += number
+        examples.setdefault(alike, reason)
+    return [(number, examples[alike]) for alike, number in times.most_common()]
+
+
+def fingerprint_of(parts: Iterable[Any]) -> str:
+    """Return the SHA-256 of plain data, which is hashed part by part as JSON."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part, sort_keys=True).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

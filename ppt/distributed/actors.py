@@ -1,0 +1,126 @@
+"""A pool of Ray actors that carry out steps, bucket by bucket.
+
+The actors keep the models that they have built, so that one pool serves every step of a run. A
+bucket is written whole or not at all, and a bucket that exists is not made again. An actor that
+dies is replaced, and another actor makes its bucket.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+
+from ppt.config import Resources
+from ppt.models.loaded import use_device
+from ppt.steps.progress import progress_bar
+from ppt.steps.step import Step
+from ppt.store.nodes import Node
+
+MAX_ATTEMPTS = 3
+"""The number of times that a bucket may lose its actor before the step fails.
+
+Actors may also die while they start. The step fails if this happens more than `MAX_ATTEMPTS` times
+for each actor of the pool, and no bucket is made in between.
+"""
+
+
+class StepError(RuntimeError):
+    """A bucket could not be made; the message names the node, the bucket and the cause."""
+
+
+class _Actor:
+    """An actor that makes buckets on the device that Ray assigned to it."""
+
+    def __init__(self) -> None:
+        use_device("cuda" if ray.get_gpu_ids() else "cpu")
+
+    def run(self, node: Node, step: Step, bucket: int) -> int:
+        """Make and write one bucket, and return the number of rows that went into it."""
+        output = step(bucket)
+        node.write_bucket(bucket, output)
+        return next((count.into for count in output.counts.values()), 0)
+
+
+@dataclass
+class ActorPool:
+    """The actors for the steps of a run. They start when they are needed; `close` ends them."""
+
+    resources: Resources
+    actors: list[Any] = field(default_factory=list)
+
+    def _start(self) -> Any:
+        return (
+            ray.remote(_Actor)
+            .options(
+                num_cpus=self.resources.cpus_per_actor,
+                num_gpus=self.resources.gpus_per_actor,
+                scheduling_strategy="DEFAULT",  # outside of a trial's placement group
+            )
+            .remote()
+        )
+
+    def make(self, node: Node, step: Step) -> None:
+        """Make the missing buckets of `node`, then its manifest.
+
+        Raises StepError if a bucket cannot be made.
+        """
+        todo = node.missing_buckets()
+        # If only some of the buckets are missing, their number of rows is unknown.
+        total = step.total() if len(todo) == node.num_buckets else None
+        with progress_bar(step.title, total) as advance:
+            self._run_buckets(node, step, todo, advance)
+        node.write_manifest()
+
+    def _run_buckets(
+        self, node: Node, step: Step, todo: Sequence[int], advance: Callable[[int], None]
+    ) -> None:
+        while len(self.actors) < self.resources.num_actors:
+            self.actors.append(self._start())
+        reference = ray.put(step)
+        idle, waiting, lost = list[Any](), list(todo), Counter[int | None]()
+        # An actor gets a bucket only when it runs: on a cluster that shrank it may never start.
+        running: dict[Any, tuple[Any, int | None]] = {
+            actor.__ray_ready__.remote(): (actor, None) for actor in self.actors
+        }
+        while waiting or any(bucket is not None for _, bucket in running.values()):
+            while waiting and idle:
+                actor, bucket = idle.pop(), waiting.pop(0)
+                running[actor.run.remote(node, reference, bucket)] = (actor, bucket)
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            actor, of = running.pop(done)
+            try:
+                rows = ray.get(done)
+            except RayTaskError as error:
+                raise StepError(f"{node.kind} {node.digest}, bucket {of}: {error}") from error
+            except (ActorDiedError, ActorUnavailableError) as error:
+                lost[of] += 1
+                if of is not None and lost[of] == MAX_ATTEMPTS:
+                    raise StepError(
+                        f"{node.kind} {node.digest}: bucket {of} lost its actor "
+                        f"{MAX_ATTEMPTS} times: {error}"
+                    ) from error
+                if lost[None] > MAX_ATTEMPTS * self.resources.num_actors:
+                    raise StepError(
+                        f"{node.kind} {node.digest}: the actors die as they start: {error}"
+                    ) from error
+                self.actors.remove(actor)
+                self.actors.append(self._start())
+                running[self.actors[-1].__ray_ready__.remote()] = (self.actors[-1], None)
+                if of is not None:
+                    waiting.append(of)
+            else:
+                idle.append(actor)
+                if of is not None:
+                    advance(rows)
+                    del lost[None]
+
+    def close(self) -> None:
+        """End all actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors.clear()

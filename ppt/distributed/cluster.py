@@ -1,0 +1,136 @@
+"""The Ray cluster of a run: the one that RAY_ADDRESS names, or else a new one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+from ppt.config import ConfigError, Resources
+from ppt.distributed.ray_private import get_num_cpus
+
+
+@contextmanager
+def connected(resources: Resources, *, dashboard: bool = False) -> Iterator[None]:
+    """Connect to the cluster, check that the run fits, and disconnect after the block.
+
+    Ray's own messages stay in its log files. With `dashboard`, a cluster that is started here gets
+    a dashboard. Raises ConfigError if the run does not fit.
+    """
+    # Ray Train asks its workers at this interval whether they are done: a training ends sooner.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    already = ray.is_initialized()
+    if not already:
+        ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        check_fits(resources)
+        yield
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+def check_fits(resources: Resources) -> None:
+    """Raise ConfigError if steps or trainings need more than the nodes of the cluster have.
+
+    Without this check, a job that can never be placed would wait without a message.
+    """
+    there = ray.cluster_resources()
+    for asked in (
+        actors_request(resources),
+        training_request(resources, resources.fewest_workers),
+    ):
+        for kind, amount in asked.items():
+            if amount > there.get(kind, 0) + 1e-6:
+                raise ConfigError(
+                    f"resources ask for {amount:g} {kind} at once, the cluster has "
+                    f"{there.get(kind, 0):g}: lower resources.num_* or resources.*_per_*"
+                )
+    for what, number, asked in (
+        ("actor", resources.num_actors, actor_request(resources)),
+        ("worker", resources.fewest_workers, worker_request(resources)),
+    ):
+        if number > (places := _places(asked)):
+            each = " and ".join(f"{amount:g} {kind}" for kind, amount in asked.items() if amount)
+            raise ConfigError(
+                f"resources.num_{what}s asks for {number} of {each} each, the cluster's nodes have "
+                f"room for {places} (each lies on one node): lower it or resources.*_per_{what}"
+            )
+
+
+def fits_beside_training(resources: Resources, runs: int = 1) -> bool:
+    """Return whether the actors may stay alive while a stage trains, in `runs` runs at once.
+
+    On several machines the answer is always no: the actors may be placed so that no machine has
+    room for a worker.
+    """
+    if len(_nodes()) > 1:
+        return False
+    there = ray.cluster_resources()
+    train = training_request(resources, resources.most_workers)
+    return all(
+        runs * (amount + train.get(kind, 0)) <= there.get(kind, 0) + 1e-6
+        for kind, amount in actors_request(resources).items()
+    )
+
+
+def runs_at_once(resources: Resources) -> int:
+    """Return how many runs the cluster has room for, if none of them trains beside its actors.
+
+    With more runs, each of them could hold a part of what every other one waits for.
+    """
+    there, passes, train = (
+        ray.cluster_resources(),
+        actors_request(resources),
+        training_request(resources, resources.most_workers),
+    )
+    asked = {kind: max(amount, train.get(kind, 0)) for kind, amount in passes.items()}
+    return min(
+        int((there.get(kind, 0) + 1e-6) // amount) for kind, amount in asked.items() if amount > 0
+    )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Return the resources of every living node that has a CPU."""
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return [resources for resources in alive if resources.get("CPU", 0) > 0]
+
+
+def _places(asked: dict[str, float]) -> int:
+    """Return how many requests for `asked` fit on the nodes, if each must lie on one node."""
+    return sum(
+        min(int((node.get(kind, 0) + 1e-6) // amount) for kind, amount in asked.items() if amount)
+        for node in _nodes()
+    )
+
+
+def actor_request(resources: Resources) -> dict[str, float]:
+    """Return the resources of one actor."""
+    return {"CPU": resources.cpus_per_actor, "GPU": resources.gpus_per_actor}
+
+
+def worker_request(resources: Resources) -> dict[str, float]:
+    """Return the resources of one training worker."""
+    return {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+
+
+def actors_request(resources: Resources) -> dict[str, float]:
+    """Return the resources of the whole actor pool."""
+    return {k: resources.num_actors * amount for k, amount in actor_request(resources).items()}
+
+
+def training_request(resources: Resources, num_workers: int) -> dict[str, float]:
+    """Return the resources of a training: `num_workers` workers with one reader each."""
+    asked = {k: num_workers * amount for k, amount in worker_request(resources).items()}
+    asked["CPU"] += num_workers * resources.cpus_per_reader
+    return asked
+
+
+def cpus_here() -> int:
+    """Return the number of CPUs that Ray counts on this machine, within a container's limit."""
+    return int(get_num_cpus(override_docker_cpu_warning=True))

@@ -1,0 +1,18 @@
+"""All that is used of Ray's private modules, and why no public function serves.
+
+- `get_num_cpus` is what `ray.init` calls for the number of CPUs of this machine, within a
+  container's limit. `ppt doctor` needs the number without a cluster, but `ray.cluster_resources`
+  needs a cluster.
+- `ExecutionCallback` is called after each round of Ray Data's scheduling loop. In Ray 2.60 this
+  loop runs without a rest in the training worker's process while a finished block waits to be
+  taken, and no public setting of Ray Data slows it down (see `stream.Pause`).
+- `HEAD` is a resource that only the head node of a Ray cluster has. There is no public way to
+  place an actor on the head node.
+"""
+
+from ray._private.utils import get_num_cpus
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+HEAD = "node:__internal_head__"
+
+__all__ = ["HEAD", "ExecutionCallback", "get_num_cpus"]

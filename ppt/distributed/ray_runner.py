@@ -1,0 +1,190 @@
+"""`RayRunner`, which carries out steps by a pool of actors and trainings by Ray Train.
+
+In a training each worker streams its own part of the plan through Ray Data (`stream`). A training
+that is continued therefore starts at the right epoch with any number of workers, and no order
+depends on how Ray splits a data set. A checkpoint is kept after every epoch; after the loss of a
+worker or of the driver, Ray restores the latest one. The iteration itself is in
+`ppt.training.loop`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import ray.train
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+
+from ppt.config import Curriculum, Resources
+from ppt.distributed.actors import ActorPool
+from ppt.distributed.claims import claim
+from ppt.distributed.cluster import connected, fits_beside_training
+from ppt.distributed.monitor import watch
+from ppt.distributed.stream import stream_epochs
+from ppt.models.point_generator import PointGenerator
+from ppt.steps.step import Step
+from ppt.store.nodes import Node, Store
+from ppt.training.loop import StageWorker
+from ppt.training.stage import RAY_TRAIN, EpochMetrics, StageTraining, log_epoch
+from ppt.training.stage_kinds import build_worker
+
+
+class RayRunner:
+    """A runner that carries out the steps and trainings of one run on a Ray cluster.
+
+    The runner connects to the cluster when there is something to make. If another run on the same
+    cluster is making a node, this runner waits and uses the result.
+    """
+
+    def __init__(self, store: Store, resources: Resources, *, runs: int = 1) -> None:
+        """`runs` is the number of runs that share the cluster at the same time."""
+        self.store = store
+        self.resources = resources
+        self.runs = runs
+        self.pool = ActorPool(resources)
+        self._connection = ExitStack()
+        self._is_connected = False
+
+    def run(self, step: Step) -> Node:
+        node = step.node(self.store)
+        if not node.is_complete():
+            self._connect()
+            with claim(node) as ours:
+                if ours:
+                    self.pool.make(node, step)
+        return node
+
+    def train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> Node:
+        node = stage.node(self.store)
+        ours = False
+        if not node.is_complete():
+            self._connect()
+            if not fits_beside_training(self.resources, self.runs):
+                self.pool.close()
+            with claim(node) as ours:
+                if ours:
+                    _train_stage(stage, node, on_epoch)
+        if not ours:
+            for metrics in node.manifest()["history"]:
+                on_epoch(metrics)
+        return node
+
+    def _connect(self) -> None:
+        if not self._is_connected:
+            self._connection.enter_context(connected(self.resources))
+            self._is_connected = True
+
+    def close(self) -> None:
+        """End the actors, and disconnect from the cluster."""
+        self.pool.close()
+        self._connection.close()
+        self._is_connected = False
+
+
+@contextmanager
+def ray_runner(curriculum: Curriculum, *, runs: int = 1) -> Iterator[RayRunner]:
+    """Open the runner of one curriculum; it is closed at the end of the block."""
+    runner = RayRunner(Store(curriculum.store), curriculum.resources, runs=runs)
+    try:
+        yield runner
+    finally:
+        runner.close()
+
+
+# ---------------------------------------------------------------- training
+
+
+def train_loop_per_worker(config: dict[str, Any]) -> None:
+    """Train a stage in one worker of Ray Train.
+
+    The worker restores the latest checkpoint, streams its part of the plan and reports a checkpoint
+    after every epoch. `config` holds `stage` (a `StageTraining`), `node` (its place in the store)
+    and `monitor` (a `Monitor` actor).
+    """
+    stage: StageTraining = config["stage"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    monitor = config["monitor"] if rank == 0 else None
+    with _latest_checkpoint() as folder:
+        worker: StageWorker = build_worker(stage, get_device(), folder)
+    worker.model.generator = cast(PointGenerator, prepare_model(worker.generator))
+    if monitor:
+        ray.get(monitor.restart.remote(worker.history, worker.num_iterations))
+    streams = stream_epochs(
+        worker.plan,
+        stage.tables,
+        epochs=worker.epochs_left,
+        rank=rank,
+        world_size=world_size,
+        cpus_per_reader=stage.resources.cpus_per_reader,
+    )
+    for epoch, tables in zip(worker.epochs_left, streams, strict=True):
+        losses = worker.train_epoch(
+            epoch, tables, rank=rank, on_iteration=monitor.advance.remote if monitor else None
+        )
+        if rank == 0:
+            log_epoch(config["node"], epoch)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if rank == 0:
+                worker.save(folder)
+                checkpoint = Checkpoint.from_directory(folder)
+            ray.train.report(
+                losses, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{epoch:04d}"
+            )
+        if monitor:
+            ray.get(monitor.finish_epoch.remote(losses))
+
+
+@contextmanager
+def _latest_checkpoint() -> Iterator[str | None]:
+    """Yield the folder of the last epoch of an interrupted training, or None for a new one."""
+    if (checkpoint := ray.train.get_checkpoint()) is None:
+        yield None
+        return
+    with checkpoint.as_directory() as folder:
+        yield folder
+
+
+def _train_stage(
+    stage: StageTraining, node: Node, on_epoch: Callable[[EpochMetrics], None]
+) -> None:
+    """Train a stage into the checkpoint `node`, or continue an interrupted training.
+
+    `on_epoch` is called with the losses of each epoch, including those of restored epochs.
+    """
+    storage, started = f"{node.store.path}/{RAY_TRAIN}", time.monotonic()
+    total = stage.plan().num_iterations * stage.stage.num_epochs
+    with watch(stage.title, total, on_epoch) as monitor:
+        result = TorchTrainer(
+            train_loop_per_worker,
+            train_loop_config={"stage": stage, "node": node, "monitor": monitor},
+            scaling_config=ScalingConfig(
+                num_workers=cast(Any, stage.resources.num_workers),  # Ray's type omits ranges
+                use_gpu=stage.resources.gpus_per_worker > 0,
+                resources_per_worker=_resources_per_worker(stage.resources),
+            ),
+            run_config=RunConfig(
+                name=node.digest,  # Ray continues a run of the same name, so each name is unique
+                storage_path=storage,
+                storage_filesystem=node.store.arrow_filesystem(),
+                failure_config=FailureConfig(max_failures=stage.resources.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        ).fit()
+    assert result.checkpoint is not None  # every epoch reports one
+    with result.checkpoint.as_directory() as folder:
+        stage.publish(node, folder, time.monotonic() - started)
+    node.store.fs.rm(f"{storage}/{node.digest}", recursive=True)
+
+
+def _resources_per_worker(resources: Resources) -> dict[str, float]:
+    """Return the resources of a worker in the form that Ray Train accepts."""
+    asked = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker > 0:
+        asked["GPU"] = resources.gpus_per_worker
+    return asked

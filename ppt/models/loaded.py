@@ -1,0 +1,85 @@
+"""The frozen models of a process, built once each, and the device that they run on."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from ppt.config import ClipConfig, Model, SamConfig
+from ppt.models.build import (
+    build_image_text_encoder,
+    build_point_generator,
+    build_segmenter,
+    outline_image_text_encoder,
+)
+from ppt.models.image_text_encoder import ImageTextEncoder
+from ppt.models.point_prompting import PointPrompting
+from ppt.models.segmenter import Segmenter
+
+
+def default_device() -> str:
+    """CUDA where there is a GPU, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+_device = "cpu"
+
+
+def use_device(device: str) -> None:
+    """Let the passes of this process run on `device`, for example "cuda"."""
+    global _device
+    _device = device
+
+
+def current_device() -> str:
+    """The device that the passes of this process run on: the CPU unless `use_device` was called."""
+    return _device
+
+
+# A step may ask for a model in inference mode, where tensors are made that no gradient can pass. A
+# training in the same process uses the same model, so models are built outside of that mode.
+
+
+@functools.cache
+def image_text_encoder(config: ClipConfig, device: str) -> ImageTextEncoder:
+    """The encoder of pictures and texts of this process, on a device."""
+    with torch.inference_mode(False):
+        return build_image_text_encoder(config).to(device)
+
+
+@functools.cache
+def segmenter(config: SamConfig, device: str) -> Segmenter:
+    """The segmenter of this process, on a device."""
+    with torch.inference_mode(False):
+        return build_segmenter(config).to(device)
+
+
+@functools.cache
+def clip_fingerprint(config: ClipConfig) -> str:
+    """The fingerprint of the encoder that `config` names. The encoder itself is not kept."""
+    return build_image_text_encoder(config).fingerprint
+
+
+@functools.cache
+def sam_fingerprint(config: SamConfig) -> str:
+    """The fingerprint of the segmenter that `config` names. The segmenter itself is not kept."""
+    return build_segmenter(config).fingerprint
+
+
+def encoder_fingerprints(model: Model) -> dict[str, str]:
+    """The fingerprints of both frozen models: part of the digest of all that they make."""
+    return {"clip": clip_fingerprint(model.clip), "sam": sam_fingerprint(model.sam)}
+
+
+def build_point_prompting(model: Model, seed: int, device: str) -> PointPrompting:
+    """Build f_theta with seeded initial parameters around the segmenter of this process."""
+    encoder = outline_image_text_encoder(model.clip)  # features are stored: it is not run
+    torch.manual_seed(seed)
+    generator = build_point_generator(
+        model.point_generator,
+        visual_dim=encoder.visual_dim,
+        text_dim=encoder.text_dim,
+        num_levels=encoder.num_levels,
+    )
+    return PointPrompting(generator.to(device), segmenter(model.sam, device))

@@ -1,1 +1,0 @@
-"""The top floor: the only room that knows Ray."""

@@ -1,0 +1,212 @@
+"""A trained stage for users: a picture and an expression go in, and a mask comes out.
+
+`ppt.predict` offers it as the package's interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ppt.batches.batch import Batch
+from ppt.config import ConfigError
+from ppt.data.source import RawExpression, split_expressions
+from ppt.images.drawing import overlay
+from ppt.images.masks import encode_rle, rle_boxes
+from ppt.images.pictures import read_picture
+from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
+from ppt.models.loaded import default_device
+from ppt.models.point_prompting import PointPrompting
+from ppt.models.prediction import Prediction, predict_batches
+from ppt.serving.stored_checkpoint import StoredCheckpoint, open_checkpoint, with_weights
+from ppt.training.checkpoint import load_checkpoint
+
+AnyPicture = str | Path | Image.Image | np.ndarray
+
+
+@dataclass
+class PicturePrediction(Prediction):
+    """A `Prediction` together with its picture.
+
+    Everything is in the frame of the upright picture, to which its EXIF orientation is applied.
+    """
+
+    image: np.ndarray  # uint8 [height, width, 3] RGB
+    checkpoint: str  # digest of the checkpoint that made the prediction
+
+    def overlay(self) -> Image.Image:
+        """Draw the mask and its points on the picture, with the text and the score below.
+
+        Positive points are green, and negative ones are red.
+        """
+        note = f"score {self.score:.2f}"
+        return overlay(self.image, self.mask, self.points, self.point_labels, self.text, note)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the prediction as plain data that can be written as JSON.
+
+        Points are (x, y) in pixels. `mask` is COCO's run-length encoding, and `box` is its tight
+        box [x, y, width, height] in pixels, all 0 for an empty mask.
+        """
+        height, width = self.mask.shape
+        counts = encode_rle(self.mask)
+        x0, y0, x1, y1 = rle_boxes([counts], height, width)[0].tolist()
+        return {
+            "picture": self.picture,
+            "expression": self.text,
+            "score": self.score,
+            "points": (self.points * (width, height)).round(2).tolist(),
+            "point_labels": self.point_labels.tolist(),
+            "box": [x0, y0, x1 - x0, y1 - y0],
+            "height": height,
+            "width": width,
+            "mask": {"size": [height, width], "counts": counts.decode()},
+            "checkpoint": self.checkpoint,
+        }
+
+
+class Predictor:
+    """The model of one checkpoint on one device: f_theta and its frozen encoders."""
+
+    def __init__(self, checkpoint: StoredCheckpoint, device: str | torch.device = "cpu") -> None:
+        """Build the encoders, and load the checkpoint.
+
+        Raises ConfigError if the encoders cannot be built, if they are not those of the training,
+        or if the checkpoint cannot be read.
+        """
+        model = checkpoint.model
+        try:
+            clip, sam = build_image_text_encoder(model.clip), build_segmenter(model.sam)
+        except (ValueError, OSError) as error:
+            raise ConfigError(
+                f"the encoders of checkpoint {checkpoint.digest} cannot be built: {error}"
+            ) from error
+        for name, fingerprint in (("clip", clip.fingerprint), ("sam", sam.fingerprint)):
+            _check_fingerprint(name, fingerprint, checkpoint)
+        generator = build_point_generator(
+            model.point_generator, clip.visual_dim, clip.text_dim, clip.num_levels
+        )
+        try:
+            load_checkpoint(checkpoint.folder, generator)
+        except Exception as error:  # safetensors raises its own error for a broken file
+            raise ConfigError(f"checkpoint {checkpoint.folder} cannot be read: {error}") from error
+        self.checkpoint = checkpoint
+        self.device = torch.device(device)
+        self.clip = clip.to(self.device)
+        self.model = PointPrompting(generator, sam).to(self.device).eval()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        run: str | Path,
+        *,
+        stage: str | None = None,
+        clip_weights: str | Path | None = None,
+        sam_weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> Predictor:
+        """Return the predictor of a trained stage.
+
+        Args:
+            run: the folder of a run or of a checkpoint.
+            stage: a stage of the run; by default the run's chosen stage.
+            clip_weights: the file of CLIP's weights, if it is not where it was in training.
+            sam_weights: the file of SAM's weights, if it is not where it was in training.
+            device: by default CUDA if there is a GPU, and else the CPU.
+
+        Raises:
+            ConfigError: if the checkpoint or the weights cannot be used.
+        """
+        checkpoint = with_weights(open_checkpoint(run, stage), clip_weights, sam_weights)
+        return cls(checkpoint, device or default_device())
+
+    @overload
+    def predict(self, picture: AnyPicture, text: str) -> PicturePrediction: ...
+
+    @overload
+    def predict(self, picture: AnyPicture, text: list[str]) -> list[PicturePrediction]: ...
+
+    @torch.inference_mode()
+    def predict(
+        self, picture: AnyPicture, text: str | list[str]
+    ) -> PicturePrediction | list[PicturePrediction]:
+        """Segment the referent of an expression, or of each of several ones.
+
+        The picture is encoded once for all expressions.
+
+        Args:
+            picture: a path, a PIL image or an array, see `ppt.images.pictures.read_picture`.
+            text: an expression, or a list of expressions.
+
+        Returns:
+            A prediction, or a list of predictions if `text` is a list.
+
+        Raises:
+            UnreadablePicture: if the picture cannot be read.
+            ValueError: if an expression has no word.
+        """
+        image = read_picture(picture)
+        name = str(picture) if isinstance(picture, str | Path) else ""
+        batch = self._encode(name, image, [text] if isinstance(text, str) else text)
+        found = [
+            PicturePrediction(**vars(prediction), image=image, checkpoint=self.checkpoint.digest)
+            for prediction in predict_batches(self.model, [batch], device=self.device)
+        ]
+        return found[0] if isinstance(text, str) else found
+
+    def _encode(self, name: str, image: np.ndarray, texts: Sequence[str]) -> Batch:
+        """Encode a picture and its expressions.
+
+        The features are rounded as in the store, so that predictions equal those of the pipeline.
+        """
+        expressions, rejected = split_expressions(
+            RawExpression(str(i), text) for i, text in enumerate(texts)
+        )
+        if rejected or not expressions:
+            raise ValueError(rejected[0].reason if rejected else "no expression is given")
+        texts = [e.text for e in expressions]
+        segmenter = self.model.segmenter
+        words, word_mask = self.clip.encode_words(texts)
+        longest = int(word_mask.sum(1).max())
+        features = self.clip.encode_images(self.clip.preprocess(image)[None])
+        segmenter_features = segmenter.encode_images(segmenter.preprocess(image)[None])
+        return Batch(
+            pictures=[name],
+            sizes=torch.tensor([image.shape[:2]]),
+            visual_features=[_as_stored(level) for level in features.visual_features],
+            segmenter_features={n: _as_stored(f) for n, f in segmenter_features.items()},
+            picture_index=torch.zeros(len(texts), dtype=torch.long),
+            expression_ids=[e.expression_id for e in expressions],
+            texts=texts,
+            word_features=_as_stored(words * word_mask[..., None])[:, :longest],
+            word_mask=word_mask[:, :longest],
+            targets=None,
+        )
+
+
+def save_mask(mask: np.ndarray, path: str | Path) -> None:
+    """Save a mask, bool [H, W], as a grey PNG file of the same size with the values 0 and 255."""
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
+def _as_stored(features: torch.Tensor) -> torch.Tensor:
+    """Round features to half precision, as they are in the store."""
+    return features.half().float()
+
+
+def _check_fingerprint(name: str, built: str, checkpoint: StoredCheckpoint) -> None:
+    """Raise ConfigError if an encoder is not the one of the training."""
+    trained = checkpoint.encoders.get(name, "none")
+    if built != trained:
+        weights = getattr(checkpoint.model, name).weights
+        raise ConfigError(
+            f"{name}: checkpoint {checkpoint.digest} was trained with weights or settings of "
+            f"fingerprint {trained[:12]}, those of {weights or 'the toybox'} have {built[:12]}: "
+            f"give {name}_weights (--{name}-weights) the file that it was trained with"
+        )

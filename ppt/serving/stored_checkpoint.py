@@ -1,0 +1,99 @@
+"""A trained stage in a store: the folder of its checkpoint, and the model to which it belongs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ppt.config import ConfigError, Model
+from ppt.store.checkpoint_files import GENERATOR, MANIFEST
+
+SUMMARY = "summary.json"  # the file in the folder of a run
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A trained stage in a store, with all that is needed to build its model."""
+
+    folder: Path
+    digest: str
+    model: Model
+    encoders: dict[str, str] = field(hash=False)  # fingerprints of `clip` and `sam` in training
+
+
+def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoint:
+    """Find the checkpoint of a trained stage.
+
+    Args:
+        run: the folder of a run, `runs/<name>`, or of a checkpoint.
+        stage: a stage of the run; by default the run's chosen stage.
+
+    Raises:
+        ConfigError: if there is no such checkpoint; the message says what is missing.
+    """
+    folder = Path(run).expanduser().absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"checkpoint: {str(run)!r} is no folder{_runs_in(folder.parent)}")
+    if (folder / SUMMARY).exists():
+        folder = _of_run(folder, stage)
+    elif stage is not None:
+        raise ConfigError(f"stage {stage!r} can be chosen in a run's folder, not in {str(run)!r}")
+    missing = [name for name in (GENERATOR, MANIFEST) if not (folder / name).exists()]
+    if missing:
+        raise ConfigError(
+            f"checkpoint: {str(folder)!r} has no {' and no '.join(missing)}: give the folder of a "
+            f"finished run (with its {SUMMARY}) or of a trained stage{_runs_in(folder)}"
+        )
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return StoredCheckpoint(
+            folder,
+            manifest["digest"],
+            Model.model_validate(manifest["model"]),
+            manifest["made_from"]["spec"]["encoders"],
+        )
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise ConfigError(
+            f"checkpoint: {folder / MANIFEST} does not say which model it belongs to "
+            f"({type(error).__name__}: {error}): it is of another version; remove its folder and "
+            f"run `ppt train` again"
+        ) from None
+
+
+def with_weights(
+    checkpoint: StoredCheckpoint, clip: str | Path | None, sam: str | Path | None
+) -> StoredCheckpoint:
+    """Return the checkpoint with other paths of its encoders' weights; None keeps a path."""
+    model = checkpoint.model
+    parts = {
+        name: getattr(model, name).model_copy(update={"weights": str(path)})
+        for name, path in (("clip", clip), ("sam", sam))
+        if path is not None
+    }
+    return replace(checkpoint, model=model.model_copy(update=parts))
+
+
+def _of_run(run: Path, stage: str | None) -> Path:
+    """Return the folder of a stage's checkpoint; for a stage with rounds, that of the last round.
+
+    Without `stage`, it is the run's chosen stage. Older summaries name none, so that the last stage
+    is taken.
+    """
+    summary = json.loads((run / SUMMARY).read_text())
+    if stage is None and (chosen := summary.get("chosen")):
+        stage = chosen["stage"]
+    names = [row["name"] for row in summary["stages"]]
+    fits = [n for n in names if stage is None or stage in (n, n.rpartition(".")[0])]
+    if not fits:
+        trained = ", ".join(names) or "no stage"
+        raise ConfigError(f"stage: {str(run)!r} has trained {trained}, got {stage!r}")
+    return run.parent / "store" / "checkpoints" / summary["digests"][f"checkpoints.{fits[-1]}"]
+
+
+def _runs_in(folder: Path) -> str:
+    """Return the end of an error message that lists the runs in a folder."""
+    names = sorted(path.parent.name for path in folder.glob(f"*/{SUMMARY}"))
+    return f"; in {str(folder)!r} there are the runs {', '.join(names)}" if names else ""

@@ -1,0 +1,208 @@
+"""encode: the features of each picture and text, computed once by the frozen models."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ppt.batches.features import SEGMENTER
+from ppt.config import ClipConfig, Model
+from ppt.images.pictures import check_picture
+from ppt.models.image_text_encoder import ImageTextEncoder
+from ppt.models.loaded import (
+    clip_fingerprint,
+    current_device,
+    encoder_fingerprints,
+    image_text_encoder,
+    segmenter,
+)
+from ppt.models.segmenter import Segmenter
+from ppt.steps.step import Step
+from ppt.store.arrays import tensor_field, to_tensors
+from ppt.store.nodes import DATA, BucketOutput, Count, Node, bucket_of, digest_of
+
+BATCH_SIZE = 32
+"""The number of pictures or texts in one forward pass of a frozen encoder."""
+
+
+@dataclass(frozen=True)
+class EncodePictures(Step):
+    """The `features` of a samples table: one row for each picture, float16, memory-mappable.
+
+    Each picture takes one pass of the encoder of pictures and texts and one of the segmenter.
+    """
+
+    kind = "features"
+    command = "encode"
+    version = 2
+
+    samples: Node
+    model: Model
+    name: str
+
+    @property
+    def title(self) -> str:
+        return f"encode {self.name}"
+
+    @property
+    def buckets(self) -> int:
+        return self.samples.num_buckets
+
+    def spec(self) -> dict[str, Any]:
+        return encoder_fingerprints(self.model)
+
+    def parents(self) -> dict[str, Node]:
+        return {"samples": self.samples}
+
+    def total(self) -> int:
+        return self.samples.counts()["pictures"]["out"]
+
+    @torch.inference_mode()
+    def __call__(self, bucket: int) -> BucketOutput:
+        device = current_device()
+        clip, sam = image_text_encoder(self.model.clip, device), segmenter(self.model.sam, device)
+        samples = self.samples.read(bucket, columns=["picture", "image", "height", "width"])
+        columns: dict[str, list[np.ndarray]] = {}
+        for batch in samples.to_batches(max_chunksize=BATCH_SIZE):
+            pictures = [check_picture(image) for image in batch["image"].to_pylist()]
+            pixels = torch.stack([clip.preprocess(p) for p in pictures]).to(device)
+            features = clip.encode_images(pixels)
+            padded = torch.stack([sam.preprocess(p) for p in pictures]).to(device)
+            parts = {
+                **{SEGMENTER + name: f for name, f in sam.encode_images(padded).items()},
+                "surgery_tokens": features.surgery_tokens,
+                **{f"visual_features_{n}": v for n, v in enumerate(features.visual_features)},
+            }
+            for name, tensor in parts.items():
+                columns.setdefault(name, []).append(tensor.half().cpu().numpy())
+        table = _feature_table(samples, columns, clip, sam)
+        count = Count(len(samples), len(table), 0)
+        return BucketOutput({DATA: table}, {"pictures": count}, {"encoder_calls": len(samples)})
+
+
+def _feature_table(
+    samples: pa.Table, columns: dict, clip: ImageTextEncoder, sam: Segmenter
+) -> pa.Table:
+    """Make a table whose rows can each be read from a memory map without the rest."""
+    arrays, fields = [], []
+    for name in ("picture", "height", "width"):
+        arrays.append(samples[name].combine_chunks())
+        fields.append(samples.schema.field(name))
+    for name, shape in feature_shapes(clip, sam).items():
+        rows = columns.get(name, [np.empty((0, *shape), np.float16)])
+        fields.append(tensor_field(name, shape))
+        arrays.append(to_tensors(np.concatenate(rows)))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def feature_shapes(clip: ImageTextEncoder, sam: Segmenter) -> dict[str, tuple[int, ...]]:
+    """The shape of each float16 column of a row of `features`."""
+    patches = clip.grid**2
+    return {
+        **{SEGMENTER + name: shape for name, shape in sam.feature_shapes.items()},
+        "surgery_tokens": (1 + patches, clip.embed_dim),
+        **{f"visual_features_{n}": (patches, clip.visual_dim) for n in range(clip.num_levels)},
+    }
+
+
+# ---------------------------------------------------------------- texts
+
+
+@dataclass(frozen=True)
+class _EncodeTexts(Step):
+    """A table with one row for each unique text, divided into buckets by the text's hash."""
+
+    texts: tuple[str, ...]  # sorted, each once
+    clip: ClipConfig
+    num_buckets: int
+    name: str
+
+    @classmethod
+    def of(cls, texts: Iterable[str], clip: ClipConfig, num_buckets: int, name: str) -> Self:
+        """Return the step for texts in any order, with or without repetitions."""
+        return cls(tuple(sorted(set(texts))), clip, num_buckets, name)
+
+    @property
+    def title(self) -> str:
+        return f"encode {self.name} {self.kind}"
+
+    @property
+    def buckets(self) -> int:
+        return self.num_buckets
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            "clip": clip_fingerprint(self.clip),
+            "texts": digest_of(self.texts),
+            "num_buckets": self.num_buckets,
+        }
+
+    def total(self) -> int:
+        return len(self.texts)
+
+    @torch.inference_mode()
+    def __call__(self, bucket: int) -> BucketOutput:
+        texts = [text for text in self.texts if bucket_of(text, self.num_buckets) == bucket]
+        clip = image_text_encoder(self.clip, current_device())
+        table = self._encode(clip, texts)
+        return BucketOutput({DATA: table}, {"texts": Count(len(texts), len(table), 0)})
+
+    @abstractmethod
+    def _encode(self, clip: ImageTextEncoder, texts: list[str]) -> pa.Table: ...
+
+
+@dataclass(frozen=True)
+class EncodeWords(_EncodeTexts):
+    """The word features of each unique expression, float16 [context length, text width]."""
+
+    kind = "words"
+    command = "encode"
+
+    def _encode(self, clip: ImageTextEncoder, texts: list[str]) -> pa.Table:
+        shape = (clip.context_length, clip.text_dim)
+        rows, lengths = [np.empty((0, *shape), np.float16)], []
+        for i in range(0, len(texts), BATCH_SIZE):
+            features, mask = clip.encode_words(texts[i : i + BATCH_SIZE])
+            rows.append(features.half().cpu().numpy())
+            lengths += mask.sum(1).tolist()
+        field = tensor_field("word_features", shape)
+        return _text_table(texts, field, np.concatenate(rows), num_words=lengths)
+
+
+@dataclass(frozen=True)
+class EncodePhrases(_EncodeTexts):
+    """The embedding of each unique phrase, float32 [embedding width].
+
+    It is made from the ensemble of the prompt templates.
+    """
+
+    kind = "phrases"
+    command = "encode"
+
+    def spec(self) -> dict[str, Any]:
+        return {**super().spec(), "templates": self.clip.templates}
+
+    def _encode(self, clip: ImageTextEncoder, texts: list[str]) -> pa.Table:
+        shape = (clip.embed_dim,)
+        rows = [np.empty((0, *shape), np.float32)]
+        for i in range(0, len(texts), BATCH_SIZE):
+            rows.append(clip.encode_phrases(texts[i : i + BATCH_SIZE]).float().cpu().numpy())
+        return _text_table(texts, tensor_field("embedding", shape, "float32"), np.concatenate(rows))
+
+
+def _text_table(
+    texts: list[str], field: pa.Field, rows: np.ndarray, num_words: list[int] | None = None
+) -> pa.Table:
+    arrays = [pa.array(texts, pa.string())]
+    fields = [pa.field("text", pa.string(), nullable=False)]
+    if num_words is not None:
+        arrays.append(pa.array(num_words, pa.int32()))
+        fields.append(pa.field("num_words", pa.int32(), nullable=False))
+    arrays.append(to_tensors(rows))
+    return pa.Table.from_arrays(arrays, schema=pa.schema([*fields, field]))

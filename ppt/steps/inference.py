@@ -1,0 +1,94 @@
+"""Predictions of f_theta for the rows of a bucket, which Select and evaluation share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+
+from ppt.batches.batch import Batch
+from ppt.batches.collate import collate
+from ppt.batches.gather import PictureRow, picture_table
+from ppt.config import Model
+from ppt.models.loaded import build_point_prompting, current_device
+from ppt.models.point_prompting import PointPrompting
+from ppt.models.prediction import Prediction, predict_batches
+from ppt.store.nodes import Node
+from ppt.training.checkpoint import load_checkpoint
+
+PICTURES_AT_ONCE = 16
+"""The number of pictures in a batch."""
+
+
+@functools.lru_cache(maxsize=2)
+def trained(checkpoint: Node, model: Model) -> PointPrompting:
+    """Return f_theta with the weights of a stage's checkpoint; a process keeps the last two."""
+    prompting = build_point_prompting(model, 0, current_device())
+    load_checkpoint(checkpoint.local_folder(), prompting.generator)
+    return prompting.eval()
+
+
+def batches(
+    rows: Sequence[PictureRow], prompting: PointPrompting, *, with_targets: bool
+) -> Iterator[Batch]:
+    """Yield `Batch`es of the given pictures with their expressions.
+
+    With `with_targets` the batches also hold the pseudo labels.
+    """
+    for start in range(0, len(rows), PICTURES_AT_ONCE):
+        yield collate(
+            picture_table(rows[start : start + PICTURES_AT_ONCE]),
+            num_points=prompting.generator.num_points,
+            low_res_size=prompting.segmenter.low_res_size,
+            image_size=prompting.segmenter.image_size,
+            rng=np.random.default_rng(0),  # draws point targets, which are not used here
+            with_targets=with_targets,
+        )
+
+
+def predict_expressions(
+    prompting: PointPrompting,
+    expressions: Iterable[dict[str, Any]],
+    *,
+    features: Node,
+    words: Node,
+    bucket: int,
+) -> Iterator[Prediction]:
+    """Predict the masks of a bucket's expressions, one by one in their order.
+
+    Args:
+        prompting: the model.
+        expressions: dictionaries with `picture`, `expression_id` and `text`. Those of one picture
+            must follow each other.
+        features: the features of the pictures.
+        words: the word features of the expressions.
+        bucket: the bucket of `features` in which the pictures are.
+    """
+    rows = [
+        PictureRow(features, words, bucket, picture, list(group))
+        for picture, group in groupby(expressions, key=lambda e: e["picture"])
+    ]
+    return predict_batches(
+        prompting, batches(rows, prompting, with_targets=False), device=current_device()
+    )
+
+
+@torch.inference_mode()
+def query_masks(prompting: PointPrompting, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode all K queries of each of the B expressions of a batch.
+
+    Returns:
+        Masks, bool [B, K, H4, W4] in SAM's low-resolution frame, and referent logits [B, K].
+    """
+    outputs = prompting(batch)
+    logits = outputs["pred_referent_logits"]
+    expressions, queries = logits.shape
+    index = torch.arange(expressions, device=logits.device).repeat_interleave(queries)
+    query = torch.arange(queries, device=logits.device).repeat(expressions)
+    masks = prompting.decode(outputs, batch, index, query) > 0
+    masks &= prompting.segmenter.valid_mask(batch.sizes)[batch.picture_index[index]]
+    return masks.unflatten(0, (expressions, queries)), logits

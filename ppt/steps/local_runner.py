@@ -1,0 +1,123 @@
+"""`LocalRunner`, which runs a whole curriculum in this process, without Ray.
+
+The digests are those of a run on Ray and, with one worker, the stored numbers are equal bit by bit.
+For this, a step computes with `resources.cpus_per_actor` threads and a training with
+`resources.cpus_per_worker` threads, as on Ray.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ppt.batches.gather import gather
+from ppt.config import ConfigError, Resources
+from ppt.models.loaded import default_device, use_device
+from ppt.steps.progress import print_epoch, progress_bar
+from ppt.steps.step import Step
+from ppt.store.nodes import Node, Store
+from ppt.training.loop import StageWorker
+from ppt.training.stage import EpochMetrics, StageTraining, local_folder, log_epoch
+from ppt.training.stage_kinds import build_worker
+
+
+class LocalRunner:
+    """A runner that carries out steps and trainings one after another, in this process."""
+
+    def __init__(self, store: Store, resources: Resources, device: str | None = None) -> None:
+        """`device` is by default CUDA if there is a GPU, and else the CPU."""
+        self.store = store
+        self.resources = resources
+        self.device = device or default_device()
+        use_device(self.device)
+
+    def run(self, step: Step) -> Node:
+        node = step.node(self.store)
+        if node.is_complete():
+            return node
+        todo = node.missing_buckets()
+        total = step.total() if len(todo) == node.num_buckets else None
+        with progress_bar(step.title, total) as advance, _threads(self.resources.cpus_per_actor):
+            for bucket in todo:
+                output = step(bucket)
+                node.write_bucket(bucket, output)
+                advance(next((count.into for count in output.counts.values()), 0))
+        node.write_manifest()
+        return node
+
+    def train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> Node:
+        node = stage.node(self.store)
+        if node.is_complete():
+            for metrics in node.manifest()["history"]:
+                on_epoch(metrics)
+            return node
+        if self.resources.fewest_workers > 1:
+            raise ConfigError(
+                "resources.num_workers must be 1 to train in a local run, which has one worker, "
+                f"got {self.resources.num_workers}: set resources.num_workers=1 or train on Ray"
+            )
+        with _threads(self.resources.cpus_per_worker):
+            self._train(stage, node, on_epoch)
+        return node
+
+    def _train(
+        self, stage: StageTraining, node: Node, on_epoch: Callable[[EpochMetrics], None]
+    ) -> None:
+        started, folder = time.monotonic(), local_folder(node)
+        saved = sorted(folder.glob("epoch-*"))
+        worker = build_worker(stage, self.device, saved[-1] if saved else None)
+        for metrics in worker.history:
+            on_epoch(metrics)
+        total = stage.stage.num_epochs * worker.plan.num_iterations
+        with progress_bar(stage.title, total, "iterations") as advance:
+            advance(worker.num_iterations)
+            for epoch in worker.epochs_left:
+                tables = _iterations(worker.plan.epoch(epoch, rank=0, world_size=1))
+                losses = worker.train_epoch(
+                    epoch,
+                    (gather(table, stage.tables) for table in tables),
+                    on_iteration=lambda: advance(1),
+                )
+                self._save(worker, folder, epoch)
+                log_epoch(node, epoch)
+                print_epoch(stage.title, epoch, losses["loss"])
+                on_epoch(losses)
+        stage.publish(node, sorted(folder.glob("epoch-*"))[-1], time.monotonic() - started)
+        shutil.rmtree(folder)
+
+    def _save(self, worker: StageWorker, folder: Path, epoch: int) -> None:
+        """Write the checkpoint of an epoch completely, then remove the one before."""
+        before = list(folder.glob("epoch-*"))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
+            worker.save(Path(temporary, "checkpoint"))
+            Path(temporary, "checkpoint").rename(folder / f"epoch-{epoch:04d}")
+        for old in before:
+            shutil.rmtree(old)
+
+
+def _iterations(plan: pa.Table) -> Iterator[pa.Table]:
+    """Yield the rows of an epoch's plan, iteration by iteration."""
+    numbers = plan["iteration"].to_numpy()
+    bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        yield plan.slice(start, stop - start)
+
+
+@contextmanager
+def _threads(cpus: float) -> Iterator[None]:
+    """Let torch use as many threads in this block as a Ray process with so many CPUs has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(cpus)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,72 @@
+"""A progress bar with rate and remaining time on a terminal; elsewhere a line for each step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+console = Console(stderr=True)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(_per_second(speed) if speed else "", style="progress.data.speed")
+
+
+@contextmanager
+def progress_bar(title: str, total: int | None, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """Show a progress bar, and yield the function `advance(n)` that moves it by n.
+
+    At the end a line remains, which says what was done, how much of it and how long it took.
+    """
+    started, done = time.monotonic(), 0
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(title, total=total)
+
+        def advance(amount: int) -> None:
+            nonlocal done
+            done += amount
+            progress.advance(task, amount)
+
+        yield advance
+    seconds = time.monotonic() - started
+    rate = f", {_per_second(done / seconds)}" if seconds > 0 and done else ""
+    what = f"{done:,} {unit}".rstrip()
+    console.print(f"[green]✓[/] {title}: {what} in {seconds:.1f} s{rate}", highlight=False)
+
+
+def print_epoch(title: str, epoch: float, loss: float) -> None:
+    """Print a line for an epoch of a training if there is no terminal to show the bar."""
+    if not console.is_terminal:
+        console.print(f"  {title}, epoch {epoch:.0f}: loss {loss:.4g}", highlight=False)
+
+
+def _per_second(speed: float) -> str:
+    return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s"

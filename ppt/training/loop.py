@@ -1,0 +1,191 @@
+"""The training loop of one epoch, and the state of a worker that trains a stage.
+
+The runner provides the batches of a worker and keeps its checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ppt.batches.batch import Batch
+from ppt.batches.collate import collate
+from ppt.models.loaded import build_point_prompting
+from ppt.models.point_prompting import PointPrompting
+from ppt.store.nodes import digest_of
+from ppt.training.checkpoint import load_checkpoint, save_checkpoint
+from ppt.training.criterion import SetCriterion, build_criterion
+from ppt.training.optim import build_optimizer, build_schedule
+from ppt.training.stage import EpochMetrics, StageTraining
+
+
+def train_one_epoch(
+    model: PointPrompting,
+    criterion: SetCriterion,
+    batches: Iterable[Batch],
+    optimizer: Optimizer,
+    *,
+    device: torch.device | str,
+    max_norm: float,
+    scheduler: LRScheduler | None = None,
+    on_iteration: Callable[[], object] | None = None,
+) -> dict[str, float]:
+    """Train on each batch once.
+
+    Args:
+        model: the model. For data parallelism `model.generator` may be wrapped in DDP.
+        criterion: the losses and their weights.
+        batches: the batches of the epoch, one for each iteration.
+        optimizer: the optimiser of the generator's parameters.
+        device: the device to which the batches are moved.
+        max_norm: the norm to which gradients are clipped.
+        scheduler: the learning-rate schedule, which advances after each iteration.
+        on_iteration: called after each iteration.
+
+    Returns:
+        The means of the losses over the iterations by name; `loss` is their weighted sum.
+
+    Raises:
+        FloatingPointError: if a loss is not finite.
+    """
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    sums: dict[str, float] = {}
+    iteration = 0
+    for iteration, batch in enumerate(batches, start=1):
+        batch = batch.to(device)
+        outputs = model(batch)
+        losses = criterion(model, outputs, batch)
+        loss = sum(criterion.weights[name] * value for name, value in losses.items())
+        values = {name: value.item() for name, value in {"loss": loss, **losses}.items()}
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(f"iteration {iteration}: loss is not finite: {values}")
+
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value
+        if on_iteration is not None:
+            on_iteration()
+    return {name: total / iteration for name, total in sums.items()}
+
+
+class StageWorker:
+    """A worker of a stage's training, with the model, the optimiser, the schedule and the history.
+
+    Subclasses implement other kinds of stages; see `ppt.training.stage_kinds`.
+    """
+
+    def __init__(
+        self,
+        stage: StageTraining,
+        device: torch.device | str,
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        """Build the model and load its parameters.
+
+        Args:
+            stage: the training of the stage.
+            device: the device of the model.
+            checkpoint: the folder of a checkpoint of the same stage, from which training goes on.
+                Without it the stage starts from its initial checkpoint or, if there is none, from
+                parameters drawn from its seed.
+        """
+        self.stage = stage
+        self.device = torch.device(device)
+        self.model = build_point_prompting(stage.model, stage.seed, str(self.device))
+        self.generator = self.model.generator  # remains unwrapped if the model's is put into DDP
+        self.optimizer = build_optimizer(self.generator, stage.learning_rate)
+        self.criterion = build_criterion(stage.training)
+        self.plan = stage.plan()
+        self.history: list[EpochMetrics] = []
+        if checkpoint is not None:
+            metadata = load_checkpoint(checkpoint, self.generator, self.optimizer)
+            self.history = metadata["history"]
+        elif stage.initial is not None:
+            load_checkpoint(stage.initial.local_folder(), self.generator)
+        self.scheduler = build_schedule(
+            self.optimizer,
+            stage.training.schedule,
+            num_iterations=stage.stage.num_epochs * self.plan.num_iterations,
+            done=self.num_iterations,
+        )
+
+    @property
+    def num_iterations(self) -> int:
+        """The iterations done so far, including those before an interruption."""
+        return len(self.history) * self.plan.num_iterations
+
+    @property
+    def epochs_left(self) -> range:
+        """The numbers, counted from 1, of the epochs that are still to be trained."""
+        return range(len(self.history) + 1, self.stage.stage.num_epochs + 1)
+
+    def train_epoch(
+        self,
+        epoch: int,
+        tables: Iterable[pa.Table],
+        *,
+        rank: int = 0,
+        on_iteration: Callable[[], object] | None = None,
+    ) -> EpochMetrics:
+        """Train for one epoch.
+
+        Args:
+            epoch: the number of the epoch, from 1.
+            tables: the gathered tables of this worker, one for each iteration.
+            rank: the rank of this worker.
+            on_iteration: called after each iteration.
+
+        Returns:
+            The number of the epoch and the means of its losses.
+        """
+        entropy = int(digest_of([self.stage.seed, self.stage.name]), 16)
+        rng = np.random.default_rng([entropy, epoch, rank])  # draws the point targets
+        batches = (
+            collate(
+                table,
+                num_points=self.stage.model.point_generator.num_points,
+                low_res_size=self.model.segmenter.low_res_size,
+                image_size=self.model.segmenter.image_size,
+                rng=rng,
+            )
+            for table in tables
+        )
+
+        def iterated() -> None:
+            self.after_iteration()
+            if on_iteration is not None:
+                on_iteration()
+
+        losses = train_one_epoch(
+            self.model,
+            self.criterion,
+            batches,
+            self.optimizer,
+            device=self.device,
+            max_norm=self.stage.training.max_norm,
+            scheduler=self.scheduler,
+            on_iteration=iterated,
+        )
+        self.history.append({"epoch": epoch, **losses})
+        return self.history[-1]
+
+    def after_iteration(self) -> None:
+        """Do nothing. Other kinds of stages override this, for example to average parameters."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint of the state after the last epoch."""
+        save_checkpoint(folder, self.generator, self.optimizer, {"history": self.history})

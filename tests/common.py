@@ -1,0 +1,79 @@
+"""What tests of all kinds share: the small curriculum, its runner, and the names of its nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ppt.config import Curriculum, load_curriculum
+from ppt.curriculum.run import run_curriculum
+from ppt.steps.local_runner import LocalRunner
+from ppt.store.nodes import Node, Store
+from ppt.tracking.record import RunRecord
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+QUICKSTART = ROOT / "curricula" / "quickstart.yaml"
+
+SMALL = [  # the quickstart with a few pictures: every step, every source, seconds each
+    "name=small",
+    "num_buckets=3",
+    "data.referring.num_pictures=30",
+    "data.object_centric.num_pictures=32",
+    "data.validation.num_pictures=6",
+    "data.evaluation.num_pictures=12",
+    "synthesis.num_pictures=20",
+    "stages.semantic_alignment.num_epochs=2",
+    "stages.ris_object_centric.num_epochs=2",
+    "stages.ris_joint.num_epochs=1",
+    "stages.domain_refinement.num_epochs=1",
+    "stages.domain_refinement.rounds=1",
+]
+
+TINY = [  # a bucket less and half the pictures, and one actor: for what runs on Ray
+    "name=tiny",
+    "num_buckets=2",
+    "data.referring.num_pictures=16",
+    "data.object_centric.num_pictures=16",
+    "data.validation.num_pictures=4",
+    "data.evaluation.num_pictures=4",
+    "synthesis.num_pictures=8",
+    "stages.semantic_alignment.num_epochs=1",
+    "stages.ris_joint.num_epochs=3",
+    "resources.num_actors=1",
+]
+
+
+def small(store: Path | str, *overrides: str) -> Curriculum:
+    return load_curriculum(QUICKSTART, [*SMALL, f"store={store}", *overrides])
+
+
+def two_stages(folder: Path) -> Path:
+    """A file with the first and the third stage of the quickstart, to be run with `TINY`."""
+    path = folder / "two-stages.yaml"
+    stages = "stages: { ris_object_centric: null, domain_refinement: null }"
+    path.write_text(f"base: {QUICKSTART}\nname: two-stages\n{stages}\n")
+    return path
+
+
+def tiny(folder: Path, store: Path | str, *overrides: str) -> Curriculum:
+    return load_curriculum(two_stages(folder), [*TINY, f"store={store}", *overrides])
+
+
+def here(curriculum: Curriculum) -> LocalRunner:
+    """The runner of a curriculum in this process, without Ray."""
+    return LocalRunner(Store(curriculum.store), curriculum.resources)
+
+
+def run_here(curriculum: Curriculum, **options: Any) -> RunRecord:
+    return run_curriculum(curriculum, here(curriculum), **options)
+
+
+def nodes_of(record: RunRecord) -> dict[str, Node]:
+    """Every table and checkpoint of a run by its name, for example labels.h.1."""
+    return {named.full_name: named.node for named in record.named()}
+
+
+def figures(record: RunRecord) -> list[tuple[Any, ...]]:
+    """What every stage reached, and the losses of its epochs."""
+    return [(stage.name, stage.metrics, stage.history) for stage in record.stages]

@@ -1,0 +1,100 @@
+"""The pool of actors on a real local Ray: its actors are killed, its steps fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+
+from ppt.distributed import actors
+from ppt.distributed.actors import ActorPool, StepError
+from ppt.steps.step import Step
+from ppt.store.nodes import BucketOutput, Count, Node, Store
+
+# Ray's workers cannot import this file: what it defines goes to them whole.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@dataclass(frozen=True)
+class _Numbers(Step):
+    """A row for each bucket, with the bucket's number."""
+
+    kind = "samples"
+    command = "prepare"
+    title = "numbers"
+
+    buckets: int = 5
+
+    def spec(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, bucket: int) -> BucketOutput:
+        return BucketOutput({"data": pa.table({"bucket": [bucket]})}, {"rows": Count(1, 1)})
+
+
+@dataclass(frozen=True)
+class _Deadly(_Numbers):
+    """Kills the process that makes bucket 1, so many times."""
+
+    deaths: Path = Path()  # a folder with a file for each
+    times: int = 1
+
+    def __call__(self, bucket: int) -> BucketOutput:
+        if bucket == 1 and len(list(self.deaths.iterdir())) < self.times:
+            (self.deaths / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(bucket)
+
+
+@dataclass(frozen=True)
+class _Failing(_Numbers):
+    def __call__(self, bucket: int) -> BucketOutput:
+        raise ValueError(f"nothing to read in bucket {bucket}")
+
+
+@pytest.fixture
+def deaths(tmp_path: Path) -> Path:
+    folder = tmp_path / "deaths"
+    folder.mkdir()
+    return folder
+
+
+def node_of(step: Step, tmp_path: Path) -> Node:
+    return step.node(Store(str(tmp_path)))
+
+
+def test_a_killed_actor_loses_no_bucket(pool: ActorPool, tmp_path: Path, deaths: Path) -> None:
+    step = _Deadly(deaths=deaths)
+    node = node_of(step, tmp_path)
+    pool.make(node, step)
+    assert node.read_all()["bucket"].to_pylist() == [0, 1, 2, 3, 4]
+    assert len(list(deaths.iterdir())) == 1
+    assert len(pool.actors) == 2  # a new one is in its place
+
+
+def test_an_error_names_node_and_bucket(pool: ActorPool, tmp_path: Path) -> None:
+    step = _Failing(buckets=1)
+    node = node_of(step, tmp_path)
+    match = rf"(?s)samples {node.digest}, bucket 0: .*nothing to read in bucket 0"
+    with pytest.raises(StepError, match=match):
+        pool.make(node, step)
+    assert not node.is_complete()
+
+
+def test_a_bucket_that_kills_every_actor_is_named(
+    pool: ActorPool, tmp_path: Path, deaths: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors, "MAX_ATTEMPTS", 2)  # every one starts a process
+    step = _Deadly(buckets=3, deaths=deaths, times=9)
+    node = node_of(step, tmp_path)
+    with pytest.raises(StepError, match="bucket 1 lost its actor 2 times"):
+        pool.make(node, step)
+    assert not node.is_complete()
+    assert len(list(deaths.iterdir())) == 2

@@ -1,0 +1,179 @@
+"""Ray against this process: the same digests and bytes, though killed, and on a store by URL."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from common import ROOT, TINY, figures, nodes_of, run_here, tiny, two_stages
+
+from ppt.config import Curriculum
+from ppt.curriculum.run import run_curriculum
+from ppt.distributed.ray_runner import ray_runner
+from ppt.store.checkpoint_files import GENERATOR, METADATA, OPTIMIZER
+from ppt.store.nodes import Node
+from ppt.tracking.record import RunRecord
+
+
+def run_on_ray(curriculum: Curriculum) -> RunRecord:
+    with ray_runner(curriculum) as runner:
+        return run_curriculum(curriculum, runner)
+
+
+def content(node: Node, name: str = GENERATOR) -> bytes:
+    return node.store.fs.cat_file(node.path(name))
+
+
+# ---------------------------------------------------------------- killed, on a URL
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What fsspec's DirFileSystem is a view of: `bucket` means nothing to open() in any process."""
+    folder = tmp_path_factory.mktemp("remote")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("tmp")))
+        # Where a path of the store would land that was taken for a local one.
+        patch.chdir(tmp_path_factory.mktemp("here"))
+        yield folder
+
+
+@dataclass(frozen=True)
+class Killed:
+    url: str
+    was_complete: set[str]  # digests of the checkpoints that were when it was killed
+
+
+@pytest.fixture(scope="module")
+def killed(tiny_run: RunRecord, remote: Path) -> Killed:
+    """SIGKILL to driver, workers and all after the first epoch of the second stage.
+
+    The first stage is there: this process trained it.
+    """
+    first, second = (stage.checkpoint for stage in tiny_run.stages)
+    stored = remote / "bucket" / "store" / "checkpoints"
+    shutil.copytree(first.folder, stored / first.digest)
+    for node in nodes_of(tiny_run).values():  # copies of an earlier test run, in Ray's workers
+        copy = Path(tempfile.gettempdir(), "ppt-cache", node.kind, node.digest)
+        shutil.rmtree(copy, ignore_errors=True)
+    url = f"dir://bucket::file://{remote}"
+    command = [sys.executable, "-m", "jobs.train", str(two_stages(remote)), *TINY, f"store={url}"]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    epoch = remote / "bucket" / "ray-train" / second.digest / "epoch-0001"
+    deadline = time.monotonic() + 600
+    while not epoch.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert epoch.exists() and process.poll() is None, "the run ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return Killed(url, {path.parent.name for path in stored.glob("*/manifest.json")})
+
+
+@pytest.fixture(scope="module")
+def resumed(cluster: None, killed: Killed, remote: Path) -> RunRecord:
+    """The same run on another cluster, to its end."""
+    return run_on_ray(tiny(remote, killed.url))
+
+
+def test_ray_makes_what_this_process_makes(tiny_run: RunRecord, resumed: RunRecord) -> None:
+    ours, theirs = nodes_of(tiny_run), nodes_of(resumed)
+    assert {name: node.digest for name, node in theirs.items()} == {
+        name: node.digest for name, node in ours.items()
+    }
+    for name, node in theirs.items():
+        assert node.num_buckets == ours[name].num_buckets
+        for bucket in range(node.num_buckets):
+            assert node.read(bucket).equals(ours[name].read(bucket)), name
+    assert figures(resumed) == figures(tiny_run)
+    assert resumed.metrics() == tiny_run.metrics()
+
+
+def test_with_one_worker_a_checkpoint_is_the_same_bytes(
+    tiny_run: RunRecord, resumed: RunRecord
+) -> None:
+    assert [stage.name for stage in resumed.stages] == ["semantic_alignment", "ris_joint"]
+    for stage in resumed.stages:
+        for name in (GENERATOR, OPTIMIZER, METADATA):
+            here = content(tiny_run.stage(stage.name).checkpoint, name)
+            assert content(stage.checkpoint, name) == here, (stage.name, name)
+
+
+def test_a_killed_run_goes_on_where_it_stood(
+    killed: Killed, resumed: RunRecord, remote: Path
+) -> None:
+    first, second = (stage.checkpoint for stage in resumed.stages)
+    assert killed.was_complete == {first.digest}
+    assert len(resumed.stages[1].history) == 3
+    for checkpoint in (first, second):
+        logs = (remote / "bucket" / "store" / "checkpoints" / checkpoint.digest).glob("epoch-0001*")
+        assert len(list(logs)) == 1  # the first epoch was trained before the kill, and not again
+    assert not list((remote / "bucket").glob("ray-train/*"))
+
+
+def test_a_run_on_a_url_leaves_everything_there(resumed: RunRecord, remote: Path) -> None:
+    there = remote / "bucket"
+    assert {path.name for path in there.iterdir()} >= {"store", "tiny"}
+    assert not Path("bucket").exists() and not Path(ROOT, "bucket").exists()
+    summary = json.loads((there / "tiny" / "summary.json").read_text())
+    assert len(summary["stages"]) == len(resumed.stages)
+    assert (there / "tiny" / "report.html").stat().st_size > 10_000
+    assert (there / "tiny" / "mlflow.db").exists()
+
+    run_id = json.loads((there / "tiny" / "mlflow-run.json").read_text())["run_id"]
+    again = run_on_ray(resumed.curriculum)  # nothing to do: the same MLflow run, from the URL
+    assert json.loads((Path(again.folder) / "mlflow-run.json").read_text())["run_id"] == run_id
+
+
+# ---------------------------------------------------------------- two workers
+
+
+def gradient(record: RunRecord) -> torch.Tensor:
+    """Of the one iteration of the record's only stage, from the optimiser's state, its norm 1."""
+    (stage,) = record.stages
+    state = torch.load(io.BytesIO(content(stage.checkpoint, OPTIMIZER)))["state"]
+    first = torch.cat([moments["exp_avg"].flatten() for moments in state.values()])
+    return first / first.norm()
+
+
+def test_the_gradient_of_two_workers_is_that_of_one(
+    cluster: None, tiny_run: RunRecord, tmp_path: Path
+) -> None:
+    """Without all that is drawn for each worker anew: points, and which masks are decoded."""
+    shutil.copytree(Path(tiny_run.curriculum.store, "store"), tmp_path / "store")
+    curriculum = tiny(
+        tmp_path,
+        tmp_path,
+        "training.max_mask_prompts=null",
+        "training.match_cost={points: 0, point_labels: 0}",
+        "training.loss_weights={points: 0, point_labels: 0}",
+    )
+    first = dict(list(curriculum.stages.items())[:1])
+    one, two = (
+        curriculum.model_copy(
+            update={
+                "name": f"workers-{number}",
+                "stages": first,
+                "resources": curriculum.resources.model_copy(update={"num_workers": number}),
+            }
+        )
+        for number in (1, 2)
+    )
+    alone, together = run_here(one), run_on_ray(two)
+    assert together.stages[0].checkpoint.digest != alone.stages[0].checkpoint.digest
+    assert [losses["epoch"] for losses in together.stages[0].history] == [1]
+    torch.testing.assert_close(gradient(together), gradient(alone), atol=1e-6, rtol=1e-3)

@@ -1,0 +1,138 @@
+"""Made anew when asked, gone on with when interrupted: a finished run's stages, without Ray."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from common import QUICKSTART, SMALL, here, nodes_of, run_here, small
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from ppt.config import ConfigError
+from ppt.curriculum.run import run_curriculum, run_curriculum_again
+from ppt.steps.local_runner import LocalRunner
+from ppt.store.checkpoint_files import GENERATOR, METADATA, OPTIMIZER
+from ppt.store.nodes import Node
+from ppt.tracking.record import RunRecord
+from ppt.training import stage as training_stage
+from ppt.training.stage import EpochMetrics, StageTraining, epochs_trained
+
+CHECKPOINT = (GENERATOR, OPTIMIZER, METADATA)
+
+
+@pytest.fixture
+def copied(finished: RunRecord, store: Path, tmp_path: Path) -> Path:
+    """The finished run's store, with the times of its files, for a test to change."""
+    shutil.copytree(store / "store", tmp_path / "runs" / "store")
+    return tmp_path / "runs"
+
+
+def written(store: Path, record: RunRecord) -> dict[str, dict[str, int]]:
+    """By the name of a node of a run, its files with the times when they were written."""
+    return {
+        name: {
+            path.name: path.stat().st_mtime_ns
+            for path in (store / "store" / node.kind / node.digest).iterdir()
+        }
+        for name, node in nodes_of(record).items()
+    }
+
+
+def made_anew(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> set[str]:
+    """The nodes of which every file was written again; the others are as they were."""
+    anew = {name for name in before if after[name] != before[name]}
+    for name in anew:
+        assert min(after[name].values()) > max(before[name].values()), name
+    return anew
+
+
+def content(node: Node) -> list[bytes]:
+    return [Path(node.path(name)).read_bytes() for name in CHECKPOINT]
+
+
+def test_a_stage_again_and_all_that_follows_from_it(finished: RunRecord, copied: Path) -> None:
+    before = written(copied, finished)
+    unfinished = copied / "local-train" / finished.stage("ris_joint").checkpoint.digest
+    (unfinished / "epoch-0001").mkdir(parents=True)  # it is not gone on with
+    command = ["train", str(QUICKSTART), *SMALL, f"store={copied}", "--local"]
+    result = CliRunner().invoke(app, [*command, "--again", "ris_joint"])
+    assert result.exit_code == 0, result.output
+    assert made_anew(before, written(copied, finished)) == {
+        *("checkpoints.ris_joint", "results.ris_joint", "labels.h.2"),
+        *("checkpoints.domain_refinement", "results.domain_refinement"),
+    }
+    for stage in finished.stages:  # the same code, so the same numbers
+        again = copied / "store" / "checkpoints" / stage.checkpoint.digest
+        assert [(again / name).read_bytes() for name in CHECKPOINT] == content(stage.checkpoint)
+
+
+def test_a_command_again(finished: RunRecord, copied: Path) -> None:
+    before, curriculum = written(copied, finished), small(copied)
+    run_curriculum_again(curriculum, here(curriculum), "evaluate")
+    results = {name for name in before if name.startswith("results.")}
+    assert len(results) == 2 + 4
+    assert made_anew(before, written(copied, finished)) == results
+
+
+def test_a_wrong_name_to_make_again_is_the_users_mistake(finished: RunRecord, store: Path) -> None:
+    before = written(store, finished)
+    command = ["train", str(QUICKSTART), *SMALL, f"store={store}", "--local", "--again", "ris"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    told = " ".join(result.output.split())
+    assert "--again: this curriculum has prepare, encode, label, synthesise, select" in told
+    assert "ris_joint, domain_refinement, got 'ris'" in told
+    assert written(store, finished) == before
+
+
+def test_a_new_version_of_the_training_code_trains_anew(
+    finished: RunRecord, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_stage, "VERSION", training_stage.VERSION + 1)
+    curriculum = small(copied)
+    with pytest.raises(ConfigError, match="'semantic_alignment' is not trained yet"):
+        run_here(curriculum, train=False)
+    first = dict(list(curriculum.stages.items())[:1])
+    before = written(copied, finished)
+    record = run_here(curriculum.model_copy(update={"stages": first}))
+    assert written(copied, finished) == before  # what the former code trained is still there
+    old, new = finished.stages[0].checkpoint, record.stages[0].checkpoint
+    assert new.digest != old.digest
+    assert content(new) == content(old)  # for in truth the code is the same
+    assert record.data["referring"].labels.digest == finished.data["referring"].labels.digest
+
+
+class _Mortal(LocalRunner):
+    """Ends, as by Ctrl-C, after the first epoch of a stage."""
+
+    def train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> Node:
+        def die(losses: EpochMetrics) -> None:
+            on_epoch(losses)
+            if stage.name == "ris_object_centric":
+                raise KeyboardInterrupt
+
+        return super().train(stage, die)
+
+
+def test_a_training_that_was_interrupted_ends_in_the_same_bytes(
+    finished: RunRecord, copied: Path
+) -> None:
+    curriculum, stages = small(copied), finished.stages[1:]
+    for stage in stages:
+        shutil.rmtree(copied / "store" / "checkpoints" / stage.checkpoint.digest)
+    runner = _Mortal(here(curriculum).store, curriculum.resources)
+    with pytest.raises(KeyboardInterrupt):
+        run_curriculum(curriculum, runner)
+    (kept,) = (copied / "local-train").iterdir()
+    assert kept.name == stages[0].checkpoint.digest
+    assert [path.name for path in kept.iterdir()] == ["epoch-0001"]
+
+    record = run_here(curriculum)
+    assert record.stages[1].history == stages[0].history
+    assert epochs_trained(record.stages[1].checkpoint) == 2  # the first was not trained twice
+    for again, stage in zip(record.stages[1:], stages, strict=True):
+        assert content(again.checkpoint) == content(stage.checkpoint), stage.name
+    assert not list((copied / "local-train").iterdir())

@@ -1,0 +1,98 @@
+"""Data of which nothing is left end a run before anything is spent on them."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppt.config import ConfigError, load_curriculum
+from ppt.curriculum.inputs import DATA, SPLITS, prepare
+from ppt.curriculum.run import make_inputs
+from ppt.data.toybox import ToyboxObjectSource
+from ppt.images.masks import decode_rle
+from ppt.steps.local_runner import LocalRunner
+from ppt.steps.prepare import PrepareGroundTruth
+from ppt.store.nodes import Store
+from ppt.tracking.record import RunRecord
+
+QUICKSTART = Path(__file__).parents[2] / "curricula" / "quickstart.yaml"
+
+
+def table(folder: Path, *rows: dict[str, object]) -> str:
+    """An override that names a table of those rows, all of one picture."""
+    Image.new("RGB", (40, 30)).save(folder / "a.png")
+    path = folder / f"{len(list(folder.iterdir()))}.jsonl"
+    path.write_text("\n".join(json.dumps({"picture": "a.png", **row}) for row in rows))
+    return f"{{format: table, path: {path}}}"
+
+
+def run_with(folder: Path, *overrides: str) -> tuple[LocalRunner, RunRecord]:
+    small = [
+        f"store={folder / 'runs'}",
+        "num_buckets=2",
+        *(f"data.{role}.num_pictures=2" for role in DATA),
+    ]
+    curriculum = load_curriculum(QUICKSTART, [*small, *overrides])
+    store = Store(curriculum.store)
+    return LocalRunner(store, curriculum.resources), RunRecord(curriculum, str(folder))
+
+
+@pytest.mark.parametrize("role", SPLITS)
+def test_a_split_without_one_mask_ends_the_run_before_anything_is_encoded(
+    tmp_path: Path, role: str
+) -> None:
+    rows = [{"expression": f"thing {i}", "mask": f"masks/{i}.png"} for i in range(3)]
+    rows.append({"expression": "another", "polygon": [1, 2]})
+    run = run_with(tmp_path, f"data.{role}={table(tmp_path, *rows)}")
+    with pytest.raises(ConfigError) as error:
+        make_inputs(*run)
+    (line,) = str(error.value).splitlines()
+    assert f"data.{role}: no expression with a mask is left, all 4 are quarantined, 3 of" in line
+    assert "masks/0.png is missing from" in line and "Correct the data" in line
+    made = {path.name for path in (tmp_path / "runs" / "store").iterdir()}
+    assert made == {"samples", "ground_truth"}
+
+
+def test_training_data_of_which_nothing_is_left(tmp_path: Path) -> None:
+    rows = [{"expression": "..."}, {"expression": " "}]
+    run = run_with(tmp_path, f"data.referring={table(tmp_path, *rows)}")
+    with pytest.raises(ConfigError, match=r"data\.referring: no expression is left, all 2 are"):
+        prepare(*run)
+    prepare(*run, ["object_centric"])  # what is whole is prepared
+
+
+def test_one_usable_mask_is_enough(tmp_path: Path) -> None:
+    rows = [
+        {"expression": "a thing", "mask": "nowhere.png"},
+        {"expression": "another", "polygon": [1, 1, 20, 1, 20, 20]},
+    ]
+    run = run_with(tmp_path, f"data.evaluation={table(tmp_path, *rows)}")
+    prepare(*run)
+    counts = run[1].data["evaluation"].ground_truth.counts()["expressions"]
+    assert counts == {"in": 2, "out": 1, "quarantined": 1}
+
+
+def test_the_truth_of_object_centric_pictures_is_flipped_as_they_are(tmp_path: Path) -> None:
+    run = run_with(tmp_path, "data.object_centric.num_pictures=12")
+    prepare(*run, ["object_centric"])
+    runner, record = run
+    data = record.curriculum.data.object_centric
+    truth = runner.run(PrepareGroundTruth(data, 2, "object_centric", object_centric=True))
+    truths = {row["picture"]: row for row in truth.read_all().to_pylist()}
+    flipped = 0
+    for sample in record.data["object_centric"].samples.read_all().to_pylist():
+        drawn = ToyboxObjectSource(data).picture(sample["picture"])
+        stored = np.asarray(Image.open(BytesIO(sample["image"])), np.float32)
+        as_drawn = np.abs(stored - drawn.image).mean()
+        mirrored = bool(np.abs(stored - drawn.image[:, ::-1]).mean() < as_drawn)
+        flipped += mirrored
+        mask = drawn.objects[0].mask
+        row = truths.pop(sample["picture"])
+        found = decode_rle(row["mask"], row["height"], row["width"])
+        assert (found == (mask[:, ::-1] if mirrored else mask)).all()
+    assert 0 < flipped < 12 and not truths

@@ -1,0 +1,236 @@
+"""The training and evaluation loops on a whole, tiny f_theta with a real SAM decoder."""
+
+import numpy as np
+import pytest
+import torch
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
+from torch import nn
+
+from ppt.batches.batch import Batch, Target
+from ppt.config import LossWeights, MatchCost, Training
+from ppt.models.point_generator import PointGenerator
+from ppt.models.point_prompting import PointPrompting, hard_labels
+from ppt.models.prediction import predict_batches
+from ppt.models.sam import SamSegmenter
+from ppt.training.criterion import SetCriterion, build_criterion
+from ppt.training.loop import train_one_epoch
+from ppt.training.optim import build_optimizer, build_schedule
+
+SIDE, DIM, GRID, VISUAL, TEXT, NUM_POINTS = 32, 16, 4, 16, 12, 4
+SIZES = torch.tensor([[32, 32], [20, 40]])
+
+
+def make_model(seed=0):
+    torch.manual_seed(seed)
+    sam = Sam(
+        ImageEncoderViT(
+            img_size=SIDE, patch_size=8, embed_dim=8, depth=1, num_heads=2, out_chans=DIM
+        ),
+        PromptEncoder(DIM, (4, 4), (SIDE, SIDE), mask_in_chans=8),
+        MaskDecoder(
+            transformer_dim=DIM,
+            transformer=TwoWayTransformer(depth=1, embedding_dim=DIM, mlp_dim=16, num_heads=2),
+            iou_head_hidden_dim=8,
+        ),
+    )
+    generator = PointGenerator(
+        VISUAL,
+        TEXT,
+        2,
+        num_queries=3,
+        num_points=NUM_POINTS,
+        hidden_size=32,
+        num_heads=4,
+        ffn_size=32,
+        fusion_size=16,
+        head_size=32,
+    )
+    return PointPrompting(generator, SamSegmenter(sam))
+
+
+def make_batch(seed=0, with_targets=True):
+    """Three expressions on two pictures; each picture's left or right half is wanted."""
+    rng = torch.Generator().manual_seed(seed)
+    targets = []
+    for half in ("left", "right", "left"):
+        mask = torch.zeros(1, 16, 16)
+        columns = slice(0, 8) if half == "left" else slice(8, 16)
+        mask[:, :8, columns] = 1
+        points = torch.rand(1, NUM_POINTS, 2, generator=rng) * 0.4
+        points[..., 0] += 0.05 if half == "left" else 0.55
+        ones = torch.ones(1, NUM_POINTS)
+        targets.append(Target(mask, points, ones, torch.tensor([1.0])))
+    return Batch(
+        pictures=["a", "b"],
+        sizes=SIZES,
+        visual_features=[torch.randn(2, GRID**2, VISUAL, generator=rng) for _ in range(2)],
+        segmenter_features={"image_embeddings": torch.randn(2, DIM, 4, 4, generator=rng)},
+        picture_index=torch.tensor([0, 0, 1]),
+        expression_ids=["a0", "a1", "b0"],
+        texts=["left", "right", "the left half"],
+        word_features=torch.randn(3, 5, TEXT, generator=rng),
+        word_mask=torch.arange(5) < torch.tensor([3, 3, 5])[:, None],
+        targets=targets if with_targets else None,
+    )
+
+
+def train(model, steps, seed=0):
+    optimizer = torch.optim.Adam(model.generator.parameters(), lr=4e-3)
+    criterion = build_criterion(Training())
+    history = []
+
+    def record(module, arguments, losses):
+        values = {name: loss.item() for name, loss in losses.items()}
+        total = sum(module.weights[name] * value for name, value in values.items())
+        history.append({"loss": total, **values})
+
+    criterion.register_forward_hook(record)
+    means = train_one_epoch(
+        model,
+        criterion,
+        (make_batch() for _ in range(steps)),
+        optimizer,
+        device="cpu",
+        max_norm=1.0,
+    )
+    return means, history
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    means, history = train(model, 80)
+    return model, before, means, history
+
+
+def test_overfits_one_batch(trained):
+    model, _, _, history = trained
+    first, last = history[0], history[-1]
+    assert last["loss_points"] < 0.15 * first["loss_points"]
+    assert last["loss_referent"] < 0.2 * first["loss_referent"]
+    found = model.predict(make_batch(with_targets=False))
+    wanted_right = found.points[:, :, 0].mean(1) > 0.5
+    assert wanted_right.tolist() == [False, True, False]
+
+
+def test_reports_the_means_of_all_iterations(trained):
+    _, _, means, history = trained
+    assert len(history) == 80
+    criterion = build_criterion(Training())
+    names = {"loss", *criterion.mask_losses, *criterion.point_losses}
+    assert set(means) == names
+    for name in names:
+        assert means[name] == pytest.approx(np.mean([losses[name] for losses in history]))
+
+
+def test_only_the_generator_changes(trained):
+    model, before, _, _ = trained
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("segmenter."), name
+
+
+def test_two_runs_are_equal():
+    runs = [make_model(), make_model()]
+    losses = [train(model, 3)[0] for model in runs]
+    assert losses[0] == losses[1]
+    for a, b in zip(*(model.parameters() for model in runs), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_mask_losses_alone_move_the_points():
+    model = make_model()
+    batch = make_batch()
+    weights = LossWeights(points=0, point_labels=0, referent=0)
+    criterion = SetCriterion(MatchCost(), weights)
+    losses = criterion(model, model(batch), batch)
+    sum(criterion.weights[name] * value for name, value in losses.items()).backward()
+    assert model.generator.point_head[-1].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("where", ["word_features", "segmenter_features"])
+def test_what_is_not_finite_stops_before_the_step(where):
+    model, bad = make_model(), make_batch()
+    spoilt = getattr(bad, where)
+    (spoilt["image_embeddings"] if isinstance(spoilt, dict) else spoilt)[:] = float("nan")
+    before = [p.clone() for p in model.generator.parameters()]
+    optimizer = torch.optim.Adam(model.generator.parameters())
+    with pytest.raises(FloatingPointError, match="not finite"):
+        train_one_epoch(
+            model, build_criterion(Training()), [bad], optimizer, device="cpu", max_norm=1.0
+        )
+    for now, then in zip(model.generator.parameters(), before, strict=True):
+        assert torch.equal(now, then)
+
+
+def test_evaluate_gives_a_prediction_an_expression(trained):
+    model = trained[0]
+    found = list(predict_batches(model, [make_batch(with_targets=False)]))
+    assert [p.expression_id for p in found] == ["a0", "a1", "b0"]
+    assert [p.picture for p in found] == ["a", "a", "b"]
+    assert [p.mask.shape for p in found] == [(32, 32), (32, 32), (20, 40)]
+    for prediction in found:
+        assert prediction.mask.dtype == bool
+        assert prediction.points.shape == (NUM_POINTS, 2)
+        assert prediction.points.min() >= 0 and prediction.points.max() <= 1
+        assert set(prediction.point_labels.tolist()) <= {0, 1}
+        assert prediction.point_labels.max() == 1
+        assert 0 <= prediction.score <= 1
+
+
+def test_predict_takes_the_query_with_the_highest_score(trained):
+    model, batch = trained[0], make_batch(with_targets=False)
+    found, outputs = model.predict(batch), model(batch)
+    assert torch.equal(found.best_query, outputs["pred_referent_logits"].argmax(1))
+    rows = torch.arange(3)
+    torch.testing.assert_close(found.points, outputs["pred_points"][rows, found.best_query])
+
+
+def test_a_positive_point_is_forced():
+    logits = torch.tensor([[-3.0, -1.0, -2.0], [1.0, -1.0, 0.5]])
+    assert hard_labels(logits).tolist() == [[0, 1, 0], [1, 0, 1]]
+
+
+# ---------------------------------------------------------------- schedule
+
+
+def rates(name, num_steps, done=0, optimizer=None):
+    """The learning rate of each step that is left, as shares of the optimizer's own."""
+    optimizer = optimizer or build_optimizer(nn.Linear(1, 1), 0.5)
+    scheduler = build_schedule(optimizer, name, num_iterations=num_steps, done=done)
+    found = []
+    for _ in range(done, num_steps):
+        found.append(optimizer.param_groups[0]["lr"] / 0.5)
+        optimizer.step()
+        scheduler.step()
+    return found, optimizer
+
+
+def test_a_constant_schedule_changes_nothing():
+    assert rates("constant", 7)[0] == [1.0] * 7
+
+
+def test_decay_rises_and_falls():
+    found, _ = rates("decay", 100)
+    assert found[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert found[50] == 1.0 and found[75] == pytest.approx(0.5)
+    assert found[-1] == pytest.approx(0.05)
+    assert rates("decay", 1)[0] == pytest.approx([1.0])
+
+
+def test_a_schedule_goes_on_where_it_stood():
+    whole, _ = rates("decay", 40)
+    optimizer = build_optimizer(nn.Linear(1, 1), 0.5)
+    scheduler = build_schedule(optimizer, "decay", num_iterations=40)
+    for _ in range(10):
+        optimizer.step()
+        scheduler.step()
+    restored = build_optimizer(nn.Linear(1, 1), 0.5)
+    restored.load_state_dict(optimizer.state_dict())
+    assert rates("decay", 40, done=10, optimizer=restored)[0] == pytest.approx(whole[10:])
