@@ -70,26 +70,22 @@ def address() -> Iterator[str]:
         _until(lambda: _listens(port), head, log)
         yield f"http://127.0.0.1:{port}"
     finally:
-        head.terminate()  # with --block it ends what it started
-        try:
-            head.wait(10)
-        except subprocess.TimeoutExpired:
-            head.kill()
-        for pid in _processes_of(folder):
+        for pid in _processes_of(folder):  # told to end, `ray start --block` takes ten seconds
             os.kill(pid, signal.SIGKILL)
+        head.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _processes_of(folder: str) -> list[int]:
-    """The processes that are left of the cluster: its folder stands in their environment."""
-    left = []
+    """The processes of the cluster: its folder stands in their environment."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             if f"{CLUSTER_FOLDER}={folder}\0".encode() in path.read_bytes():
-                left.append(int(path.parent.name))
+                found.append(int(path.parent.name))
         except OSError:  # ended meanwhile, or another user's
             continue
-    return left
+    return found
 
 
 def _listens(port: int) -> bool:

@@ -33,10 +33,6 @@ PHOTOS = str(ROOT / "curricula" / "photos.yaml")
             ["train", QUICKSTART, "model_selection=best"],
             "model_selection: input should be 'last'",
         ),
-        (
-            ["train", QUICKSTART, "--local", "resources.num_workers=2"],
-            "resources.num_workers must be 1 in a local run",
-        ),
         (["evaluate", QUICKSTART, "--protocol", "cvpr"], "'cvpr' is not one of"),
         (["evaluate", QUICKSTART, "--split", "train"], "'train' is not one of"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from ppt.images.masks import decode_rle, iou
 from ppt.images.pictures import check_picture
+from ppt.serving.predict_table import predict_table
 from ppt.serving.predictor import Predictor
+from ppt.serving.stored_checkpoint import open_checkpoint
+from ppt.steps.local_runner import LocalRunner
 from ppt.tracking.record import RunRecord
 
 
@@ -104,8 +108,16 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*")} == written
 
     (tmp_path / "gone.png").write_bytes(samples[0]["image"])  # it is looked for again
-    code, output = _predict(*command)
-    assert f"{good + 1} of {good + 3} rows predicted, 2 quarantined" in output
+    here = predict_table(
+        table,
+        open_checkpoint(finished.folder),
+        out,
+        lambda store: nullcontext(LocalRunner(store, finished.curriculum.resources)),
+    )
+    assert (here.count.into, here.count.out, here.count.quarantined) == (good + 3, good + 1, 2)
+    found = pq.read_table(here.predictions).to_pylist()
+    assert found[:good] == rows  # in this process the others are as they were on Ray
+    assert (found[good]["row"], found[good]["picture"]) == (good + 1, "gone.png")
 
 
 @pytest.mark.parametrize(

@@ -136,3 +136,9 @@ def test_a_training_that_was_interrupted_ends_in_the_same_bytes(
     for again, stage in zip(record.stages[1:], stages, strict=True):
         assert content(again.checkpoint) == content(stage.checkpoint), stage.name
     assert not list((copied / "local-train").iterdir())
+
+
+def test_a_local_run_trains_with_one_worker(finished: RunRecord, store: Path) -> None:
+    """Two workers order the sums otherwise, and the digest names their number."""
+    with pytest.raises(ConfigError, match=r"num_workers must be 1 to train .* got 2"):
+        run_here(small(store, "resources.num_workers=2", "name=two-workers"))
