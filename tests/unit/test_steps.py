@@ -1,0 +1,300 @@
+"""Every step names what it makes by all that it depends on: no field can be forgotten by `spec`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import ppt
+from ppt.batches.sampler import LabelTable
+from ppt.config import (
+    Labels,
+    LossWeights,
+    Model,
+    PointRecipe,
+    Resources,
+    Select,
+    Stage,
+    Synthesis,
+    Training,
+)
+from ppt.data.toybox import ToyboxScenes
+from ppt.evaluation.protocols import Protocol
+from ppt.models import loaded
+from ppt.serving.predict_table import PredictRows, Row
+from ppt.serving.stored_checkpoint import StoredCheckpoint
+from ppt.steps.agree import AgreeWithLabels
+from ppt.steps.encode import EncodePhrases, EncodePictures, EncodeWords
+from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, EvaluationSplit
+from ppt.steps.label import LabelObjectCentric, LabelReferring
+from ppt.steps.label_quality import MeasureLabels
+from ppt.steps.prepare import PrepareGroundTruth, PrepareSamples
+from ppt.steps.select import SelectReferents
+from ppt.steps.step import Step
+from ppt.steps.synthesise import Synthesise
+from ppt.steps.whole_expression import ReferByWholeExpression
+from ppt.steps.without_negatives import DecodeWithoutNegatives
+from ppt.store.nodes import Node, Store, digest_of
+from ppt.training import stage as training_stage
+from ppt.training.stage import StageTraining
+
+STORE = Store("memory://steps")
+
+
+def node(name: str) -> Node:
+    return STORE.node(name, {}, buckets=2)
+
+
+SAMPLES, FEATURES, WORDS, PHRASES, LABELS, TRUTH, CHECKPOINT, RESULTS = map(
+    node,
+    (
+        *("samples", "features", "words", "phrases"),
+        *("labels", "ground_truth", "checkpoints", "results"),
+    ),
+)
+MODEL = Model()
+SCENES = ToyboxScenes(format="toybox_scenes", num_pictures=4, seed=1)
+NEAR = PointRecipe(method="near")
+PROTOCOL = Protocol("peers", True, (480, 480), 0.35)
+TABLE = LabelTable(LABELS, FEATURES, WORDS)
+SPLIT = EvaluationSplit(SAMPLES, FEATURES, WORDS, PHRASES, TRUTH)
+
+EXAMPLES: list[Step] = [
+    PrepareSamples(SCENES, 2, "referring"),
+    PrepareGroundTruth(SCENES, 2, "evaluation"),
+    EncodePictures(SAMPLES, MODEL, "referring"),
+    EncodeWords.of(["a car", "a dog"], MODEL.clip, 2, "referring"),
+    EncodePhrases.of(["a car", "a dog"], MODEL.clip, 2, "referring"),
+    LabelObjectCentric(SAMPLES, FEATURES, PHRASES, MODEL, NEAR, "d_sem"),
+    LabelReferring(SAMPLES, FEATURES, PHRASES, MODEL, NEAR, "h", Labels(max_instances=3)),
+    ReferByWholeExpression(LABELS, FEATURES, PHRASES, MODEL, NEAR),
+    Synthesise(SAMPLES, LABELS, Synthesis(num_pictures=4)),
+    SelectReferents(TABLE, CHECKPOINT, MODEL, Select(), 1),
+    EvaluateCheckpoint(SPLIT, MODEL, PROTOCOL, "ris_joint", CHECKPOINT),
+    EvaluateRecipe(SPLIT, MODEL, PROTOCOL, "clip_sam_best", NEAR),
+    AgreeWithLabels(TABLE, CHECKPOINT, MODEL, "ris_joint on validation"),
+    MeasureLabels(LABELS, TRUTH),
+    DecodeWithoutNegatives(RESULTS, FEATURES, TRUTH, MODEL, "small"),
+    PredictRows(
+        StoredCheckpoint(Path("runs/a"), "0123", MODEL, {"clip": "a", "sam": "b"}),
+        ((Row(1, "a.png", "a car", Path("a.png")),), (Row(2, "b.png", "a dog", Path("b.png")),)),
+        "pictures.csv",
+    ),
+]
+STAGE = StageTraining(
+    name="ris_joint",
+    stage=Stage(sources={"h_sem": 1, "h_ref": 1}, num_epochs=2),
+    training=Training(max_mask_prompts=4, loss_weights=LossWeights(aux=1)),
+    model=MODEL,
+    tables=(TABLE,),
+    initial=CHECKPOINT,
+    seed=0,
+    resources=Resources(),
+)
+
+FOR_PEOPLE = {"name", "round"}
+"""Fields of steps that only progress bars show."""
+
+OF_TEXTS = "what is read from it is a function of the encoder and the texts, which are covered"
+OF_CHECKPOINT = "the checkpoint was trained with this model"
+OF_FEATURES = "the features were made with these encoders"
+NOT_COVERED = {
+    LabelObjectCentric: {"phrases": OF_TEXTS, "model.point_generator": "labels need none"},
+    LabelReferring: {
+        "phrases": OF_TEXTS,
+        "model.point_generator": "labels need none",
+        "labels.object_centric": "is of the other step",
+        "labels.referring": "is the field `recipe`",
+        "labels.unselected": "is a step of its own",
+    },
+    ReferByWholeExpression: {"phrases": OF_TEXTS, "model.point_generator": "labels need none"},
+    EncodePictures: {
+        "model.clip.templates": "are of texts",
+        "model.point_generator": "features need none",
+    },
+    EncodeWords: {"clip.templates": "phrases alone are put into them"},
+    SelectReferents: {
+        "before.words": OF_TEXTS,
+        "before.table": "the labels of H are the only table of their node",
+        "model": OF_CHECKPOINT,
+    },
+    EvaluateCheckpoint: {
+        "split.words": OF_TEXTS,
+        "split.phrases": OF_TEXTS,
+        "model": OF_CHECKPOINT,
+    },
+    EvaluateRecipe: {
+        "split.words": OF_TEXTS,
+        "split.phrases": OF_TEXTS,
+        "model.clip.name": OF_FEATURES,
+        "model.clip.weights": OF_FEATURES,
+        "model.clip.image_size": OF_FEATURES,
+        "model.clip.taps": OF_FEATURES,
+        "model.clip.surgery_depth": OF_FEATURES,
+        "model.sam": OF_FEATURES,
+        "model.point_generator": "a baseline has none",
+    },
+    AgreeWithLabels: {
+        "labels.words": OF_TEXTS,
+        "labels.table": "as of Select",
+        "model": OF_CHECKPOINT,
+    },
+    DecodeWithoutNegatives: {"model": "the results were made with this model"},
+    PredictRows: {
+        "checkpoint.folder": "the digest names it",
+        "checkpoint.model": "the digest names it",
+        "checkpoint.encoders": "the digest names it",
+    },
+    StageTraining: {
+        "stage.select": "the labels are covered",
+        "stage.rounds": "each round has a name of its own",
+        "tables.0.words": OF_TEXTS,
+        "tables.0.table": "a node's labels are in one table, and the node is covered",
+        "model.clip.templates": "features need none",
+        **{
+            f"resources.{name}": "decides how fast, not what"
+            for name in Resources.model_fields
+            if name != "num_workers"
+        },
+    },
+}
+"""By step, the fields that may change without another digest, and why."""
+
+OTHER: dict[str, Any] = {  # other values that a field may have, where any will not do
+    "taps": (1, 4),
+    "image_size": 64,
+    "surgery_depth": 2,
+    "templates": ("the {}",),
+    "chunker": "spacy",
+    "learning_rate": 0.5,
+    "kind": "another",
+    "weights": "a.pt",
+    "fault": "no such file",
+    "initial": None,
+    "max_mask_prompts": 9,
+}
+
+
+def others(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """(path of a field, `value` with another value there) for every field at any depth."""
+    if isinstance(value, Node):
+        yield "", STORE.node(value.kind, {"another": True}, buckets=value.num_buckets)
+    elif isinstance(value, BaseModel):
+        for field in type(value).model_fields:
+            for path, other in others(getattr(value, field), field):
+                yield f".{field}{path}", value.model_copy(update={field: other})
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for f in dataclasses.fields(value):
+            for path, other in others(getattr(value, f.name), f.name):
+                yield f".{f.name}{path}", replace(value, **{f.name: other})
+    elif isinstance(value, tuple) and value and not isinstance(value[0], (str, int)):
+        for i, item in enumerate(value):
+            for path, other in others(item, name):
+                yield f".{i}{path}", (*value[:i], other, *value[i + 1 :])
+    elif name in OTHER and OTHER[name] != value:
+        yield "", OTHER[name]
+    elif isinstance(value, bool):
+        yield "", not value
+    elif isinstance(value, int):
+        yield "", value + 1
+    elif isinstance(value, float):
+        yield "", value + 0.1
+    elif isinstance(value, Path):
+        yield "", value / "elsewhere"
+    elif isinstance(value, str):
+        yield "", f"{value}2"
+    elif isinstance(value, tuple):
+        yield "", (*value, value[-1])
+    elif isinstance(value, dict):
+        yield "", {**value, next(iter(value)): "another"}
+    else:
+        raise TypeError(f"{name}: what else may {value!r} be?")
+
+
+@pytest.fixture(autouse=True)
+def nets_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nets that nobody has are told apart by their names alone."""
+
+    def known(build: Any) -> Any:
+        def fingerprinted(config: Any) -> Any:
+            try:
+                return build(config)
+            except ValueError:
+                return SimpleNamespace(fingerprint=digest_of(config.model_dump()))
+
+        return fingerprinted
+
+    for name in ("build_image_text_encoder", "build_segmenter"):
+        monkeypatch.setattr(loaded, name, known(getattr(loaded, name)))
+    for cached in (loaded.clip_fingerprint, loaded.sam_fingerprint):
+        monkeypatch.setattr(loaded, cached.__name__, cached)
+        cached.cache_clear()
+    yield
+    for cached in (loaded.clip_fingerprint, loaded.sam_fingerprint):
+        cached.cache_clear()
+
+
+def concrete(step: type[Step]) -> Iterator[type[Step]]:
+    for below in step.__subclasses__():
+        yield from concrete(below)
+    if not step.__abstractmethods__ and step.__module__.startswith("ppt."):
+        yield step
+
+
+def test_there_is_an_example_of_every_step() -> None:
+    for module in pkgutil.walk_packages(ppt.__path__, "ppt."):
+        importlib.import_module(module.name)
+    assert {type(step) for step in EXAMPLES} == set(concrete(Step))
+
+
+@pytest.mark.parametrize("made", [*EXAMPLES, STAGE], ids=lambda made: type(made).__name__)
+def test_a_changed_field_is_another_digest(made: Step | StageTraining) -> None:
+    digest, expected = made.node(STORE).digest, NOT_COVERED.get(type(made), {})
+    covered, not_covered = set(), set()
+    for path, other in others(made, ""):
+        path = path.removeprefix(".")
+        if path in FOR_PEOPLE and isinstance(made, Step):
+            assert other.node(STORE).digest == digest, path
+        elif other.node(STORE).digest == digest:
+            fields = [field for field in expected if f"{path}.".startswith(f"{field}.")]
+            assert fields, f"{path} is forgotten by spec() and parents()"
+            not_covered |= set(fields)
+        else:
+            covered.add(path)
+    assert covered
+    assert not_covered == expected.keys()  # nothing is excused in vain
+
+
+@pytest.mark.parametrize("step", EXAMPLES, ids=lambda step: type(step).__name__)
+def test_a_raised_version_is_another_digest(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = step.node(STORE).digest
+    monkeypatch.setattr(type(step), "version", step.version + 1)
+    assert step.node(STORE).digest != digest
+
+
+def test_a_raised_version_of_the_training_is_another_digest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digest = STAGE.node(STORE).digest
+    monkeypatch.setattr(training_stage, "VERSION", training_stage.VERSION + 1)
+    assert STAGE.node(STORE).digest != digest
+
+
+def test_texts_in_any_order_are_one_step() -> None:
+    steps = [
+        EncodeWords.of(texts, MODEL.clip, 2, "h")
+        for texts in (["a car", "a dog"], ["a dog", "a car", "a dog"])
+    ]
+    assert steps[0].node(STORE).digest == steps[1].node(STORE).digest
+    assert EncodeWords.of(["a dog", "a car"], MODEL.clip, 3, "h").node(STORE).digest not in {
+        step.node(STORE).digest for step in steps
+    }
