@@ -94,7 +94,7 @@ class PointGeneratorConfig(_Config):
     # The number of heads of each attention.
     num_heads: int = Field(8, gt=0)
     # The inner width of the feed-forward networks.
-    ffn_size: int = Field(2048, gt=0)
+    ffn_size: int = Field(1744, gt=0)
     # The width in which image and text features are fused.
     fusion_size: int = Field(64, gt=0)
     # The inner width of the heads that predict points and scores.

@@ -38,6 +38,9 @@ def outcome(intersection: int, predicted: int, target: int) -> Outcome:
     return "part" if predicted < target else "too much"
 
 
+FOUND = 0.5
+"""A referent counts as found if the IoU is at least this value, as in P@0.5."""
+
 CHANGE = 0.1
 """The least change of a sentence's IoU that counts as an improvement or a deterioration."""
 

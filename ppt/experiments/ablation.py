@@ -26,7 +26,6 @@ from ppt.steps.label_quality import LabelQuality, MeasureLabels, quality_by_sour
 from ppt.steps.prepare import PrepareGroundTruth, open_source
 from ppt.steps.progress import console
 from ppt.steps.runner import Runner
-from ppt.steps.without_negatives import DecodeWithoutNegatives
 from ppt.store.nodes import Node
 from ppt.tracking.record import Metrics, RunRecord, StageRecord, stage_epochs
 
@@ -43,7 +42,7 @@ class Measured:
     outcomes: dict[str, Counter[Outcome]]  # by kind of expression, and for ALL
     by_candidates: dict[str, Overlaps]  # by `candidate_group`
     labels: dict[str, list[LabelQuality]] = field(default_factory=dict)  # d_sem, h, h.1, ...
-    without_negatives: Node | None = None  # None for a baseline
+    trained: Node | None = None  # the results of the chosen stage; None for a baseline
 
 
 @dataclass
@@ -166,7 +165,7 @@ def _measure(
             outcomes(stage.results),
             overlaps_by_candidates(stage.results, counts),
             label_qualities(record, runner),
-            _without_negatives(record, stage, runner),
+            stage.results,
         )
         return [(Line(row, title, paper), measured)]
     names = {
@@ -188,19 +187,6 @@ def chosen_stage(record: RunRecord) -> StageRecord:
     """Return the stage whose checkpoint is the run's model. The run must have trained a stage."""
     assert record.chosen is not None  # a run with stages has chosen a model
     return record.stage(record.chosen.stage)
-
-
-def _without_negatives(record: RunRecord, stage: StageRecord, runner: Runner) -> Node:
-    curriculum, tables = record.curriculum, record.data["evaluation"]
-    return runner.run(
-        DecodeWithoutNegatives(
-            stage.results,
-            tables.features,
-            tables.ground_truth,
-            curriculum.model,
-            curriculum.name,
-        )
-    )
 
 
 def outcomes(results: Node) -> dict[str, Counter[Outcome]]:

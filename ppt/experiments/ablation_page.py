@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ppt.evaluation.diagnosis import COMPARED, NegativeEffect, negative_effect
 from ppt.evaluation.metrics import Overlaps, measure
 from ppt.evaluation.outcomes import CANDIDATE_GROUPS, CHANGE, MEANING, OUTCOMES
 from ppt.experiments.ablation import ALL, Ablation, Line
@@ -21,7 +22,6 @@ from ppt.experiments.table3 import METRICS
 from ppt.images.drawing import NEGATIVE, POSITIVE
 from ppt.report.templates import template
 from ppt.steps.label_quality import LabelQuality
-from ppt.steps.without_negatives import NegativeEffect, effect_of
 
 COLOURS = {
     "found": "#2a9d63",
@@ -188,8 +188,8 @@ def _by_candidates(line: Line, group: str) -> Overlaps:
 def _effects(ablation: Ablation) -> Iterator[tuple[Line, NegativeEffect]]:
     """Yield each trained line with the effect of its negative points, averaged over the seeds."""
     for line in ablation.lines:
-        tables = [m.without_negatives for m in line.by_seed.values()]
-        effects = [astuple(effect_of(table)) for table in tables if table is not None]
+        results = [m.trained for m in line.by_seed.values() if m.trained]
+        effects = [astuple(negative_effect(r.read_all(columns=COMPARED))) for r in results]
         if effects:
             yield line, NegativeEffect(*(sum(v) / len(v) for v in zip(*effects, strict=True)))
 

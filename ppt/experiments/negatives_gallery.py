@@ -35,10 +35,11 @@ def negatives_gallery(measured: Measured) -> NegativesGallery | None:
 
     Returns None if nothing was trained.
     """
-    if measured.without_negatives is None:
+    if measured.trained is None:
         return None
     stage = chosen_stage(measured.record)
-    rows = measured.without_negatives.read_all().to_pylist()
+    columns = ["picture", "expression_id", "text", "kind", "iou", "iou_without", "mask_without"]
+    rows = measured.trained.read_all(columns=columns).to_pylist()
     rows.sort(key=lambda row: (row["iou_without"] - row["iou"], row["expression_id"]))
     better = list(_first(row for row in rows if row["iou"] > row["iou_without"]))
     worse = list(_first(row for row in reversed(rows) if row["iou"] < row["iou_without"]))

@@ -110,3 +110,15 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 def mask_area(counts: bytes) -> int:
     """Return the number of pixels of a mask given as `counts`; its size is not needed for this."""
     return int(coco.area({"size": [1, 1], "counts": counts}))
+
+
+def points_on(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return whether each point lies on a mask, bool [P].
+
+    Args:
+        mask: bool [H, W].
+        points: [P, 2] normalised (x, y).
+    """
+    height, width = mask.shape
+    columns, rows = (points * (width, height)).astype(np.int64).T
+    return mask[rows.clip(0, height - 1), columns.clip(0, width - 1)]

@@ -1,8 +1,7 @@
 """The point generator: the only trainable part (Section 3.1.1, Eq. 1 and 2).
 
-Unlike in the paper, the points of Eq. 2 are offsets from the place where their query looked in the
-last attention to the picture (our choice, without parameters): a gradient at a point then also
-tells the attention where to look.
+Unlike in the paper, each of the M points of Eq. 2 looks at the picture for itself, beginning where
+its query looked, and its label is read from the picture where it lies (our choice).
 
 Letters: I pictures, B expressions, L patches of a square grid, D visual width, T words, Dt text
 width, d hidden size, K queries, M points of a query.
@@ -50,15 +49,8 @@ class PointGenerator(nn.Module):
             )
             for n in range(num_levels)
         )
-        self.point_head = _mlp(hidden_size, head_size, 3 * num_points)
+        self.point_head = _PointHead(hidden_size, visual_dim, num_points, head_size)
         self.score_head = _mlp(hidden_size, head_size, 1)
-        self._spread_points()
-
-    def _spread_points(self) -> None:
-        """Let the M points of a query start apart, about an eighth of the picture off its place."""
-        bias = self.point_head[-1].bias.data.view(self.num_points, 3)
-        bias[:, :2] = 0.5 * torch.randn(self.num_points, 2)
-        bias[:, 2] = 0
 
     def forward(
         self,
@@ -77,9 +69,10 @@ class PointGenerator(nn.Module):
 
         Returns:
             `pred_points` [B, K, M, 2] normalised (x, y), `pred_point_logits` [B, K, M], positive
-            for foreground, and `pred_referent_logits` [B, K]. While training also what the same
-            heads read from the queries after each earlier level, as `aux_pred_points`
-            [N - 1, B, K, M, 2] and so on: deep supervision as in DETR (our choice).
+            for foreground, `pred_referent_logits` [B, K], and `attention` [B, K, L], where each
+            query looked in the last level. While training also what the same heads read from the
+            queries after each earlier level, as `aux_pred_points` [N - 1, B, K, M, 2] and so on:
+            deep supervision as in DETR (our choice).
         """
         words = _normalise(word_features)
         queries = self.queries.expand(len(words), -1, -1)
@@ -94,24 +87,56 @@ class PointGenerator(nn.Module):
             )
             queries, looked_at = level.look_at_picture(queries, visual)
             queries, _ = level.look_at_words(queries, level_words, word_mask)
-            read.append((queries, looked_at))
+            read.append((queries, looked_at, visual))
         outputs = self._read(*read[-1])
         if self.training and len(read) > 1:
             earlier = [self._read(*one) for one in read[:-1]]
             outputs |= {f"aux_{name}": torch.stack([e[name] for e in earlier]) for name in outputs}
-        return outputs
+        return outputs | {"attention": read[-1][1]}
 
-    def _read(self, queries: Tensor, looked_at: Tensor) -> dict[str, Tensor]:
-        """Apply the heads of Eq. 2 to queries [B, K, d] that looked at patches [B, K, L]."""
+    def _read(self, queries: Tensor, looked_at: Tensor, visual: Tensor) -> dict[str, Tensor]:
+        """Apply the heads of Eq. 2 to queries [B, K, d] that looked at patches [B, K, L].
+
+        `visual` [B, L, D] are the fused patches.
+        """
         with full_precision(queries.device):
-            queries, looked_at = queries.float(), looked_at.float()
-            place = looked_at @ _patch_centres(looked_at.shape[-1]).to(looked_at)  # [B, K, 2]
-            points = self.point_head(queries).unflatten(-1, (self.num_points, 3))
+            queries, looked_at, visual = queries.float(), looked_at.float(), visual.float()
+            points, point_logits = self.point_head(queries, looked_at, visual)
             return {
-                "pred_points": (place.logit()[:, :, None] + points[..., :2]).sigmoid(),
-                "pred_point_logits": points[..., 2],
+                "pred_points": points,
+                "pred_point_logits": point_logits,
                 "pred_referent_logits": self.score_head(queries).squeeze(-1),
             }
+
+
+class _PointHead(nn.Module):
+    """P and r of Eq. 2: the M points of every query, and how likely each is to be foreground."""
+
+    def __init__(self, dim: int, visual_dim: int, num_points: int, head_size: int) -> None:
+        super().__init__()
+        self.points = nn.Parameter(0.5 * torch.randn(num_points, dim))  # what tells them apart
+        self.attention = FewQueriesAttention(dim, visual_dim, num_heads=1)
+        self.at_point = nn.Linear(visual_dim, dim, bias=False)
+        self.offset_head = _mlp(dim, head_size, 2)
+        self.label_head = _mlp(dim, head_size, 1)
+
+    def forward(self, queries: Tensor, looked_at: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points [B, K, M, 2], normalised (x, y), and their label logits [B, K, M].
+
+        A point lies off the place where it looked, the mean of its attention, by an offset. Its
+        label depends on the patches around the point, but does not move it.
+        """
+        num_points = len(self.points)
+        states = (queries[:, :, None] + self.points).flatten(1, 2)  # [B, K M, d]
+        start = looked_at.clamp(min=1e-6).log().repeat_interleave(num_points, 1)
+        found, attended = self.attention(states, visual, bias=start)
+        states = states + found
+        place = attended @ _patch_centres(attended.shape[-1]).to(attended)  # [B, K M, 2]
+        points = (place.logit() + self.offset_head(states)).sigmoid()
+        around = _bilinear(visual, points.detach())
+        logits = self.label_head(states + self.at_point(around)).squeeze(-1)
+        by_query = (queries.shape[1], num_points)
+        return points.unflatten(1, by_query), logits.unflatten(1, by_query)
 
 
 class _Level(nn.Module):
@@ -156,6 +181,16 @@ def _mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
 def _normalise(tokens: Tensor) -> Tensor:
     """Apply a layer norm without parameters, in float32."""
     return F.layer_norm(tokens.float(), tokens.shape[-1:])
+
+
+def _bilinear(visual: Tensor, points: Tensor) -> Tensor:
+    """Interpolate patches [B, L, D] of a square grid at points [B, P, 2]: [B, P, D]."""
+    grid = math.isqrt(visual.shape[1])
+    patches = visual.transpose(1, 2).unflatten(-1, (grid, grid))
+    sampled = F.grid_sample(
+        patches, 2 * points[:, None] - 1, padding_mode="border", align_corners=False
+    )
+    return sampled[:, :, 0].transpose(1, 2)
 
 
 # The results are kept for training too, so they are made outside of inference mode.

@@ -18,11 +18,11 @@ class Predictions:
     """The query with the highest score for each of B expressions."""
 
     points: Tensor  # [B, M, 2] normalised (x, y)
-    point_labels: Tensor  # [B, M] long, 1 foreground, 0 background, as the segmenter got them
-    point_scores: Tensor  # [B, M] r of Eq. 2, in (0, 1)
-    referent_scores: Tensor  # [B, K] c of Eq. 2, in (0, 1)
-    best_query: Tensor  # [B] long
+    point_labels: Tensor  # [B, M] long, as the segmenter got them, see `prompt_labels`
+    scores: Tensor  # [B] c of Eq. 2, in (0, 1)
+    attention: Tensor  # [B, L] where the query looked in the last level, patch by patch
     masks: list[Tensor]  # B bool [height, width] of the original pictures
+    masks_without: list[Tensor] | None  # the same for the prompts without their negative points
 
 
 class PointPrompting(nn.Module):
@@ -63,36 +63,55 @@ class PointPrompting(nn.Module):
             batch.segmenter_features,
             batch.picture_index[expression_index],
             outputs["pred_points"][expression_index, query_index],
-            hard_labels(outputs["pred_point_logits"][expression_index, query_index]),
+            prompt_labels(outputs["pred_point_logits"][expression_index, query_index]),
             batch.sizes,
             multimask_output=False,
         )
         return logits[:, 0]
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Predictions:
-        """Predict the referent of each expression: the mask of argmax c (end of Section 3.1.2)."""
+    def predict(self, batch: Batch, *, without_negatives: bool = False) -> Predictions:
+        """Predict the referent of each expression: the mask of argmax c (end of Section 3.1.2).
+
+        With `without_negatives`, each prompt is also decoded without its negative points.
+        """
         outputs = self(batch)
-        referent_logits = outputs["pred_referent_logits"]
-        best = referent_logits.argmax(1)
+        scores, best = outputs["pred_referent_logits"].sigmoid().max(1)
         rows = torch.arange(len(best), device=best.device)
-        logits = self.decode(outputs, batch, rows, best)
-        point_logits = outputs["pred_point_logits"][rows, best]
-        return Predictions(
-            points=outputs["pred_points"][rows, best],
-            point_labels=hard_labels(point_logits),
-            point_scores=point_logits.sigmoid(),
-            referent_scores=referent_logits.sigmoid(),
-            best_query=best,
-            masks=self.segmenter.finish_batch(logits, batch.sizes[batch.picture_index]),
+        points = outputs["pred_points"][rows, best]
+        labels = prompt_labels(outputs["pred_point_logits"][rows, best])
+        masks, masks_without = self._masks(batch, points, labels), None
+        if without_negatives:
+            masks_without = self._masks(batch, points, labels.where(labels == 1, NO_POINT))
+        attention = outputs["attention"][rows, best]
+        return Predictions(points, labels, scores, attention, masks, masks_without)
+
+    def _masks(self, batch: Batch, points: Tensor, point_labels: Tensor) -> list[Tensor]:
+        """Decode a prompt [B, M] of each expression: bool [height, width] of the pictures."""
+        logits, _ = self.segmenter.decode(
+            batch.segmenter_features,
+            batch.picture_index,
+            points,
+            point_labels,
+            batch.sizes,
+            multimask_output=False,
         )
+        return self.segmenter.finish_batch(logits[:, 0], batch.sizes[batch.picture_index])
 
 
-def hard_labels(point_logits: Tensor) -> Tensor:
-    """Turn logits [P, M] into point labels: 1 where the logit is positive, else 0.
+NO_POINT = -1
+"""The label of a point that the segmenter ignores."""
 
-    The point with the highest logit of a prompt is always foreground (our choice), for without such
-    a point a segmenter segments nothing in particular.
+CERTAINTY = 0.0
+"""The least |logit| of r with which a point is prompted."""
+
+
+def prompt_labels(point_logits: Tensor) -> Tensor:
+    """Turn logits [P, M] into the labels of a prompt: 1 foreground, 0 background, or `NO_POINT`.
+
+    A point whose label is uncertain is left out. The point with the highest logit of a prompt is
+    always foreground (our choice), for without such a point a segmenter segments nothing in
+    particular.
     """
-    labels = (point_logits > 0).long()
+    labels = (point_logits > 0).long().where(point_logits.abs() > CERTAINTY, NO_POINT)
     return labels.scatter(1, point_logits.argmax(1, keepdim=True), 1)

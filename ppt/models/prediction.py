@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from ppt.batches.batch import Batch
-from ppt.models.point_prompting import PointPrompting
+from ppt.models.point_prompting import NO_POINT, PointPrompting
 
 
 @dataclass
@@ -20,26 +21,40 @@ class Prediction:
     expression_id: str
     text: str
     mask: np.ndarray  # bool [height, width] of the original picture
-    points: np.ndarray  # float32 [M, 2] normalised (x, y)
-    point_labels: np.ndarray  # int8 [M], 1 foreground, 0 background
+    points: np.ndarray  # float32 [P, 2] normalised (x, y), the at most M points of the prompt
+    point_labels: np.ndarray  # int8 [P], 1 foreground, 0 background
     score: float  # referent confidence, 0..1
+    attention: np.ndarray  # float32 [g, g], where the query looked, adding up to 1
+    mask_without: np.ndarray | None  # `mask` without the prompt's negative points
 
 
 @torch.no_grad()
 def predict_batches(
-    model: PointPrompting, batches: Iterable[Batch], *, device: torch.device | str = "cpu"
+    model: PointPrompting,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | str = "cpu",
+    without_negatives: bool = False,
 ) -> Iterator[Prediction]:
-    """Yield one `Prediction` for each expression, in the order of the batches."""
+    """Yield one `Prediction` for each expression, in the order of the batches.
+
+    With `without_negatives` each prompt is decoded once more without its negative points.
+    """
     model.eval()
     for batch in batches:
-        found = model.predict(batch.to(device))
+        found = model.predict(batch.to(device), without_negatives=without_negatives)
+        side = math.isqrt(found.attention.shape[1])
+        attention = found.attention.float().unflatten(1, (side, side)).cpu().numpy()
         for i, picture in enumerate(batch.picture_index.tolist()):
+            prompted = found.point_labels[i] != NO_POINT
             yield Prediction(
                 picture=batch.pictures[picture],
                 expression_id=batch.expression_ids[i],
                 text=batch.texts[i],
                 mask=found.masks[i].cpu().numpy(),
-                points=found.points[i].cpu().numpy(),
-                point_labels=found.point_labels[i].cpu().numpy().astype(np.int8),
-                score=found.referent_scores[i].max().item(),
+                points=found.points[i][prompted].cpu().numpy(),
+                point_labels=found.point_labels[i][prompted].cpu().numpy().astype(np.int8),
+                score=found.scores[i].item(),
+                attention=attention[i],
+                mask_without=found.masks_without[i].cpu().numpy() if without_negatives else None,
             )

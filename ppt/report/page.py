@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from ppt.evaluation.outcomes import CHANGE
+from ppt.evaluation.outcomes import CHANGE, FOUND
 from ppt.images.drawing import PREDICTION, TRUTH
 from ppt.report.curriculum_picture import curriculum_picture
 from ppt.report.curves import loss_curves
 from ppt.report.gallery import change_gallery, outcome_gallery
-from ppt.report.sentences import FOUND, UNKNOWN, Comparison, changes, compare
+from ppt.report.sentences import UNKNOWN, Comparison, changes, compare
 from ppt.report.sources import CONTEXT, REFERENT, select_rounds, training_sources
 from ppt.report.templates import template
 from ppt.tracking.record import RunRecord

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppt.evaluation.outcomes import CHANGE
+from ppt.evaluation.outcomes import CHANGE, FOUND
 from ppt.store.schema import sentence_key
 from ppt.tracking.record import RunRecord
 
 KINDS = ("class", "colour", "position", "relation")
 """The kinds of expressions, from simple to difficult."""
 UNKNOWN = "unknown"
-
-FOUND = 0.5
-"""A referent counts as found if the IoU is at least this value, as in P@0.5."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """evaluate: compare predictions with the ground truth of a split, sentence by sentence.
 
-Of all steps only this one and, for the diagnosis of finished runs, `label_quality` and
-`without_negatives` read ground truth. A sentence whose prediction is empty, or for which a baseline
+Of all steps only this one and, for the diagnosis of finished runs, `label_quality` read ground
+truth. A sentence whose prediction is empty, or for which a baseline
 finds no mask, counts as IoU 0 and stays in the mean.
 """
 
@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from ppt.config import Model, PointRecipe
+from ppt.evaluation.diagnosis import DIAGNOSED, diagnose
 from ppt.evaluation.metrics import Overlaps, measure, overlap
 from ppt.evaluation.protocols import Protocol
-from ppt.images.masks import decode_rle, encode_rle
+from ppt.images.masks import decode_rle, encode_rle, points_on
 from ppt.models.loaded import current_device, segmenter
 from ppt.models.point_prompting import PointPrompting
+from ppt.models.prediction import Prediction
 from ppt.steps.inference import predict_expressions, trained
 from ppt.steps.label import Phrase, prompt_phrases, recipe_spec
 from ppt.steps.step import Step
@@ -88,8 +90,7 @@ def _result(
     score: float,
 ) -> dict[str, Any]:
     """Return the row of a sentence in the results, from its predicted mask and points."""
-    compared = protocol.compared(mask), protocol.compared(sentence.truth)
-    intersection, union = overlap(*compared)
+    intersection, union = overlap(protocol.compared(mask), protocol.compared(sentence.truth))
     return {
         "picture": sentence.picture,
         "expression_id": sentence.expression_id,
@@ -121,6 +122,7 @@ class _Evaluate(Step):
 
     kind = "results"
     command = "evaluate"
+    version = 2
 
     split: EvaluationSplit
     model: Model
@@ -171,19 +173,43 @@ class EvaluateCheckpoint(_Evaluate):
             features=self.split.features,
             words=self.split.words,
             bucket=bucket,
+            without_negatives=True,
         )
         results = [
-            _result(
-                sentence,
-                self.protocol,
-                found.mask,
-                found.points.flatten().tolist(),
-                found.point_labels.tolist(),
-                found.score,
-            )
+            {
+                **_result(
+                    sentence,
+                    self.protocol,
+                    found.mask,
+                    found.points.flatten().tolist(),
+                    found.point_labels.tolist(),
+                    found.score,
+                ),
+                **_diagnosis(sentence, self.protocol, found),
+            }
             for sentence, found in zip(sentences, predictions, strict=True)
         ]
         return _output(results, rejected)
+
+
+def _diagnosis(sentence: _Sentence, protocol: Protocol, found: Prediction) -> dict[str, Any]:
+    """Return the fields of a result that say where its points and its attention lie."""
+    assert found.mask_without is not None
+    without = protocol.compared(found.mask_without)
+    intersection, union = overlap(without, protocol.compared(sentence.truth))
+    side = len(found.attention)
+    centres = (np.stack(np.mgrid[:side, :side][::-1], -1).reshape(-1, 2) + 0.5) / side  # (x, y)
+    attention = found.attention.ravel()
+    looked_at = np.stack([centres[attention.argmax()], attention @ centres])
+    peak_on, place_on = points_on(sentence.truth, looked_at).tolist()
+    return {
+        "points_on": points_on(sentence.truth, found.points).tolist(),
+        "iou_without": intersection / union if union else 0.0,
+        "mask_without": None if found.point_labels.all() else encode_rle(found.mask_without),
+        "attention": attention.tolist(),
+        "peak_on": peak_on,
+        "place_on": place_on,
+    }
 
 
 @dataclass(frozen=True)
@@ -228,3 +254,8 @@ def metrics_of(results: Node) -> dict[str, float]:
     """Return every metric in percent over all buckets of a results table."""
     table = results.read_all(columns=["intersection", "union"])
     return measure(Overlaps(table["intersection"].to_numpy(), table["union"].to_numpy()))
+
+
+def diagnosis_of(results: Node) -> dict[str, float]:
+    """Return the figures of `ppt.evaluation.diagnosis` over all buckets of a results table."""
+    return diagnose(results.read_all(columns=list(DIAGNOSED)))

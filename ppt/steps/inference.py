@@ -57,6 +57,7 @@ def predict_expressions(
     features: Node,
     words: Node,
     bucket: int,
+    without_negatives: bool = False,
 ) -> Iterator[Prediction]:
     """Predict the masks of a bucket's expressions, one by one in their order.
 
@@ -67,13 +68,17 @@ def predict_expressions(
         features: the features of the pictures.
         words: the word features of the expressions.
         bucket: the bucket of `features` in which the pictures are.
+        without_negatives: whether each prompt is also decoded without its negative points.
     """
     rows = [
         PictureRow(features, words, bucket, picture, list(group))
         for picture, group in groupby(expressions, key=lambda e: e["picture"])
     ]
     return predict_batches(
-        prompting, batches(rows, prompting, with_targets=False), device=current_device()
+        prompting,
+        batches(rows, prompting, with_targets=False),
+        device=current_device(),
+        without_negatives=without_negatives,
     )
 
 

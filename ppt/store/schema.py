@@ -88,6 +88,13 @@ RESULTS = pa.schema(
         pa.field("points", pa.list_(pa.float32()), nullable=False),
         pa.field("point_labels", pa.list_(pa.int8()), nullable=False),
         pa.field("score", pa.float32(), nullable=False),  # confidence of the referent, 0 to 1
+        # What follows serves the diagnosis of trained models; it is null for others.
+        pa.field("points_on", pa.list_(pa.bool_())),  # whether each point lies on the referent
+        pa.field("iou_without", pa.float64()),  # of the prompt without its negative points
+        pa.field("mask_without", pa.binary()),  # its mask; null if there is no negative point
+        pa.field("attention", pa.list_(pa.float32())),  # g x g, where the query looked
+        pa.field("peak_on", pa.bool_()),  # whether its highest cell lies on the referent
+        pa.field("place_on", pa.bool_()),  # whether its mean place lies on the referent
     ]
 )
 
@@ -100,19 +107,6 @@ LABEL_QUALITY = pa.schema(  # pseudo labels compared with ground truth, for diag
         pa.field("num_candidates", pa.int32(), nullable=False),
         pa.field("iou", pa.float64()),  # of the referent; null if none is chosen
         pa.field("best_iou", pa.float64(), nullable=False),  # of the best candidate
-    ]
-)
-
-WITHOUT_NEGATIVES = pa.schema(  # results for prompts without their negative points, for diagnosis
-    [
-        pa.field("picture", pa.string(), nullable=False),
-        pa.field("expression_id", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("kind", pa.string()),
-        pa.field("num_negatives", pa.int32(), nullable=False),  # of the prompt
-        pa.field("iou", pa.float64(), nullable=False),  # with negative points, as in the results
-        pa.field("iou_without", pa.float64(), nullable=False),  # equal to `iou` if there are none
-        pa.field("mask_without", pa.binary()),  # RLE at the original size; null if unchanged
     ]
 )
 

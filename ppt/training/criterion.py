@@ -78,7 +78,8 @@ class SetCriterion(nn.Module):
         targets = batch.targets
         assert targets is not None
         mask_logits = _decode_all(model, outputs, batch) if self.matcher.cost_mask > 0 else None
-        pairs = Pairs(targets, self.matcher(outputs, targets, mask_logits))
+        extent = _extent(batch)
+        pairs = Pairs(targets, self.matcher(outputs, targets, mask_logits), extent)
         masks = self._decode_matched(model, outputs, batch, pairs)
         losses = {name: loss(masks) for name, loss in self.mask_losses.items()}
         losses |= {name: loss(outputs, pairs) for name, loss in self.point_losses.items()}
@@ -86,7 +87,7 @@ class SetCriterion(nn.Module):
             losses["loss_aux"] = outputs["pred_points"].new_zeros(())
             for level in _earlier_levels(outputs):
                 # Levels before the last have no mask losses; a mask cost uses the last one's masks.
-                of_level = Pairs(targets, self.matcher(level, targets, mask_logits))
+                of_level = Pairs(targets, self.matcher(level, targets, mask_logits), extent)
                 for name, loss in self.point_losses.items():
                     weighted = self.weights[name] * loss(level, of_level)
                     losses["loss_aux"] = losses["loss_aux"] + weighted
@@ -104,9 +105,18 @@ class SetCriterion(nn.Module):
         return (points - pairs.points).abs().sum(-1).mean(-1).sum()
 
     def loss_point_labels(self, outputs: dict[str, Tensor], pairs: Pairs) -> Tensor:
-        """Return the binary cross-entropy of the point labels r (Eq. 4), summed over the pairs."""
+        """Return the binary cross-entropy of the point labels r (Eq. 4), summed over the pairs.
+
+        A point is labelled by the pseudo mask of its pair at the place where the point itself lies,
+        not by the target point with which it is matched (our choice).
+        """
+        points = outputs["pred_points"][pairs.expression, pairs.query].detach()
         logits = outputs["pred_point_logits"][pairs.expression, pairs.query]
-        labels = F.binary_cross_entropy_with_logits(logits, pairs.point_labels, reduction="none")
+        in_square = 2 * points * pairs.extent[:, None] - 1
+        wanted = F.grid_sample(
+            pairs.masks[:, None], in_square[:, None], mode="nearest", align_corners=False
+        )[:, 0, 0]
+        labels = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         return labels.mean(-1).sum()
 
     def loss_referent(self, outputs: dict[str, Tensor], pairs: Pairs) -> Tensor:
@@ -175,7 +185,8 @@ class DecodedMasks:
 class Pairs:
     """The P matched pairs of a batch, with the targets in the order of the matched queries."""
 
-    def __init__(self, targets: Sequence[Target], matches: Sequence[Match]) -> None:
+    def __init__(self, targets: Sequence[Target], matches: Sequence[Match], extent: Tensor) -> None:
+        """`extent` [B, 2] is what `_extent` returns."""
         both = list(zip(targets, matches, strict=True))
         self.query = torch.cat([match.queries for match in matches])  # [P]
         device = self.query.device
@@ -184,11 +195,16 @@ class Pairs:
         self.expression = torch.repeat_interleave(numbers, counts)  # [P]
         order = torch.cat([match.point_order for match in matches])  # [P, M]
         points = torch.cat([t.points[m.targets] for t, m in both])
-        labels = torch.cat([t.point_labels[m.targets] for t, m in both])
         self.points = points.gather(1, order[..., None].expand(-1, -1, 2))  # [P, M, 2]
-        self.point_labels = labels.gather(1, order)  # [P, M]
+        self.extent = extent[self.expression]  # [P, 2]
         self.masks = torch.cat([t.masks[m.targets] for t, m in both])  # [P, H4, W4]
         self.is_referent = torch.cat([t.is_referent[m.targets] for t, m in both])  # [P]
+
+
+def _extent(batch: Batch) -> Tensor:
+    """Return the share (x, y) of the padded square that each expression's picture fills, [B, 2]."""
+    sizes = batch.sizes[batch.picture_index].flip(-1).float()  # (width, height)
+    return sizes / sizes.amax(-1, keepdim=True)
 
 
 def _earlier_levels(outputs: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:

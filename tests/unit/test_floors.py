@@ -92,7 +92,7 @@ def test_from_the_command_to_the_training_step_in_four_files() -> None:
         assert "ppt.training.loop.StageWorker" in _imports(PACKAGE / runner)
 
 
-WITH_TRUTH = {"prepare", "evaluate", "label_quality", "without_negatives"}
+WITH_TRUTH = {"prepare", "evaluate", "label_quality"}
 """The steps that read or write the masks of people; nothing that trains uses what they make."""
 
 

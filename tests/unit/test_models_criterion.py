@@ -64,7 +64,7 @@ def one_target(mask_rows=1):
 def outputs():
     """Two expressions, two queries, two points; query 1 is the near one, its points swapped."""
     return {
-        "pred_points": torch.tensor([[[[0.9, 0.9], [0.9, 0.1]], [[0.7, 0.5], [0.2, 0.4]]]] * 2),
+        "pred_points": torch.tensor([[[[0.9, 0.9], [0.9, 0.1]], [[0.7, 0.6], [0.2, 0.4]]]] * 2),
         "pred_point_logits": torch.tensor([[[0.0, 0.0], [-1.0, 2.0]]] * 2),
         "pred_referent_logits": torch.tensor([[-3.0, 1.0]] * 2),
     }
@@ -80,7 +80,7 @@ def test_losses_worked_by_hand(outputs):
 
     assert model.decoded == [[(0, 1)]]  # only the matched query
     softplus = lambda x: math.log1p(math.exp(x))  # noqa: E731
-    assert losses["loss_points"].item() == pytest.approx((0.1 + 0.1) / 2)
+    assert losses["loss_points"].item() == pytest.approx((0.2 + 0.1) / 2)
     assert losses["loss_point_labels"].item() == pytest.approx((softplus(-2) + softplus(-1)) / 2)
     # The matched query wants 1; the other one and those of the expression without labels want 0.
     unmatched = softplus(-3) + softplus(-3) + softplus(1)
@@ -88,6 +88,17 @@ def test_losses_worked_by_hand(outputs):
     assert losses["loss_mask"].item() == pytest.approx(math.log(2))
     # Eight pixels at one half, four of them wanted: 1 - (2 * 2 + 1) / (4 + 4 + 1).
     assert losses["loss_dice"].item() == pytest.approx(1 - 5 / 9)
+
+
+def test_a_point_is_labelled_by_what_is_under_it(outputs):
+    """Both points of the matched query lie on the larger mask, whatever the target points say."""
+    model, batch = DrawnMasks(torch.zeros(1, 2, LOW_RES, LOW_RES)), make_batch([one_target(2)])
+    one = {name: value[:1].requires_grad_() for name, value in outputs.items()}
+    losses = SetCriterion(MatchCost(), LossWeights())(model, one, batch)
+    softplus = lambda x: math.log1p(math.exp(x))  # noqa: E731
+    assert losses["loss_point_labels"].item() == pytest.approx((softplus(1) + softplus(-2)) / 2)
+    losses["loss_point_labels"].backward()
+    assert one["pred_points"].grad is None  # the label does not move the point
 
 
 def test_losses_are_means_over_targets(outputs):

@@ -42,7 +42,6 @@ from ppt.steps.select import SelectReferents
 from ppt.steps.step import Step
 from ppt.steps.synthesise import Synthesise
 from ppt.steps.whole_expression import ReferByWholeExpression
-from ppt.steps.without_negatives import DecodeWithoutNegatives
 from ppt.store.nodes import Node, Store, digest_of
 from ppt.training import stage as training_stage
 from ppt.training.stage import StageTraining
@@ -83,7 +82,6 @@ EXAMPLES: list[Step] = [
     EvaluateRecipe(SPLIT, MODEL, PROTOCOL, "clip_sam_best", NEAR),
     AgreeWithLabels(TABLE, CHECKPOINT, MODEL, "ris_joint on validation"),
     MeasureLabels(LABELS, TRUTH),
-    DecodeWithoutNegatives(RESULTS, FEATURES, TRUTH, MODEL, "small"),
     PredictRows(
         StoredCheckpoint(Path("runs/a"), "0123", MODEL, {"clip": "a", "sam": "b"}),
         ((Row(1, "a.png", "a car", Path("a.png")),), (Row(2, "b.png", "a dog", Path("b.png")),)),
@@ -148,7 +146,6 @@ NOT_COVERED = {
         "labels.table": "as of Select",
         "model": OF_CHECKPOINT,
     },
-    DecodeWithoutNegatives: {"model": "the results were made with this model"},
     PredictRows: {
         "checkpoint.folder": "the digest names it",
         "checkpoint.model": "the digest names it",

@@ -15,7 +15,7 @@ from torch import nn
 from ppt.batches.batch import Batch, Target
 from ppt.config import LossWeights, MatchCost, Training
 from ppt.models.point_generator import PointGenerator
-from ppt.models.point_prompting import PointPrompting, hard_labels
+from ppt.models.point_prompting import PointPrompting, prompt_labels
 from ppt.models.prediction import predict_batches
 from ppt.models.sam import SamSegmenter
 from ppt.training.criterion import SetCriterion, build_criterion
@@ -151,7 +151,7 @@ def test_mask_losses_alone_move_the_points():
     criterion = SetCriterion(MatchCost(), weights)
     losses = criterion(model, model(batch), batch)
     sum(criterion.weights[name] * value for name, value in losses.items()).backward()
-    assert model.generator.point_head[-1].weight.grad.abs().sum() > 0
+    assert model.generator.point_head.offset_head[-1].weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("where", ["word_features", "segmenter_features"])
@@ -187,14 +187,36 @@ def test_evaluate_gives_a_prediction_an_expression(trained):
 def test_predict_takes_the_query_with_the_highest_score(trained):
     model, batch = trained[0], make_batch(with_targets=False)
     found, outputs = model.predict(batch), model(batch)
-    assert torch.equal(found.best_query, outputs["pred_referent_logits"].argmax(1))
+    best = outputs["pred_referent_logits"].argmax(1)
     rows = torch.arange(3)
-    torch.testing.assert_close(found.points, outputs["pred_points"][rows, found.best_query])
+    torch.testing.assert_close(found.points, outputs["pred_points"][rows, best])
+    torch.testing.assert_close(found.attention, outputs["attention"][rows, best])
+    assert found.masks_without is None
+
+
+def test_negative_points_can_be_left_out():
+    """The same masks as from the segmenter with the positive points alone, prompt by prompt."""
+    model, batch = make_model().eval(), make_batch(with_targets=False)
+    found = model.predict(batch, without_negatives=True)
+    assert (found.point_labels == 0).any()
+    for i, mask in enumerate(found.masks_without):
+        positive = found.point_labels[i] == 1
+        logits, _ = model.segmenter.decode(
+            batch.segmenter_features,
+            batch.picture_index[[i]],
+            torch.cat([found.points[i][positive], torch.zeros(int((~positive).sum()), 2)])[None],
+            torch.tensor([[1] * int(positive.sum()) + [-1] * int((~positive).sum())]),
+            batch.sizes,
+            multimask_output=False,
+        )
+        size = batch.sizes[batch.picture_index[[i]]]
+        (expected,) = model.segmenter.finish_batch(logits[:, 0], size)
+        assert (mask == expected).float().mean() > 0.999
 
 
 def test_a_positive_point_is_forced():
     logits = torch.tensor([[-3.0, -1.0, -2.0], [1.0, -1.0, 0.5]])
-    assert hard_labels(logits).tolist() == [[0, 1, 0], [1, 0, 1]]
+    assert prompt_labels(logits).tolist() == [[0, 1, 0], [1, 0, 1]]
 
 
 # ---------------------------------------------------------------- schedule
