@@ -118,6 +118,8 @@ def feature_shapes(clip: ImageTextEncoder, sam: Segmenter) -> dict[str, tuple[in
 class _EncodeTexts(Step):
     """A table with one row for each unique text, divided into buckets by the text's hash."""
 
+    version = 2
+
     texts: tuple[str, ...]  # sorted, each once
     clip: ClipConfig
     num_buckets: int
