@@ -24,7 +24,7 @@ test: test-unit
 	$(BIN)/pytest tests/integration tests/cluster
 
 test-unit: install
-	$(BIN)/pytest tests/unit --numprocesses auto
+	$(BIN)/pytest tests/unit --numprocesses auto --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

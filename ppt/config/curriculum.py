@@ -343,6 +343,9 @@ class Curriculum(_Config):
     stages: dict[StageName, Stage]
     # Which stage's checkpoint is the model of the run (our choice).
     model_selection: ModelSelection = "last"
+    # The side in pixels of the pictures from which `clip_sam_published` makes its similarity maps,
+    # 512 in CLIP Surgery's own demonstration; null for the size of `model.clip`.
+    published_image_size: int | None = Field(None, gt=0)
     # What is asked of Ray.
     resources: Resources = Resources()
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 
 from ppt.batches.sampler import LabelTable
-from ppt.config import ConfigError, Curriculum
+from ppt.config import ClipConfig, ConfigError, Curriculum
 from ppt.data.source import check_data_sets, open_source
+from ppt.models.build import outline_image_text_encoder
 from ppt.models.loaded import encoder_fingerprints
 from ppt.steps.encode import EncodePhrases, EncodePictures, EncodeWords
 from ppt.steps.evaluate import EvaluationSplit
@@ -49,6 +50,18 @@ def check_inputs(curriculum: Curriculum) -> None:
         encoder_fingerprints(curriculum.model)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    if clip := published_clip(curriculum):
+        try:
+            outline_image_text_encoder(clip)
+        except ValueError as error:
+            message = str(error).replace("model.clip.image_size", "published_image_size")
+            raise ConfigError(message) from error
+
+
+def published_clip(curriculum: Curriculum) -> ClipConfig | None:
+    """Return CLIP at `published_image_size`; None if that is not set."""
+    size = curriculum.published_image_size
+    return curriculum.model.clip.model_copy(update={"image_size": size}) if size else None
 
 
 def prepare(runner: Runner, record: RunRecord, names: Sequence[DataName] = DATA) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ppt.config import PointRecipe
 from ppt.curriculum.choice import choose_stage
-from ppt.curriculum.inputs import label_referring, label_table, split_of
+from ppt.curriculum.inputs import label_referring, label_table, published_clip, split_of
 from ppt.curriculum.stages import TrainedStage
 from ppt.evaluation.protocols import OURS
 from ppt.steps.agree import AgreeWithLabels
+from ppt.steps.encode import EncodeSurgeryTokens
 from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, metrics_of
 from ppt.steps.runner import Runner
 from ppt.store.nodes import Node
@@ -33,7 +34,9 @@ RECIPES = (
 def measure_baselines(runner: Runner, record: RunRecord) -> None:
     """Measure CLIP + SAM with the published recipe and with the best one.
 
-    The best recipe is the one with the highest mIoU on the validation split's ground truth.
+    The best recipe is the one with the highest mIoU on the validation split's ground truth. All
+    similarity maps are made at the image size of `model.clip`, but those of the published baseline
+    at `published_image_size`, if it is set.
     """
     model = record.curriculum.model
     validation = split_of(record, "validation")
@@ -45,8 +48,12 @@ def measure_baselines(runner: Runner, record: RunRecord) -> None:
     ]
     best = RECIPES[scores.index(max(scores))]
     split = split_of(record, record.split)
-    for name, recipe in zip(BASELINES, (PUBLISHED_RECIPE, best), strict=True):
-        results = runner.run(EvaluateRecipe(split, model, record.protocol, name, recipe))
+    clip = published_clip(record.curriculum)
+    tokens = runner.run(EncodeSurgeryTokens(split.samples, clip, record.split)) if clip else None
+    measured = ((PUBLISHED_RECIPE, tokens), (best, None))
+    for name, (recipe, own_tokens) in zip(BASELINES, measured, strict=True):
+        step = EvaluateRecipe(split, model, record.protocol, name, recipe, own_tokens)
+        results = runner.run(step)
         record.baselines[name] = BaselineRecord(recipe, results, metrics_of(results))
 
 

@@ -70,6 +70,12 @@ class ClipEncoder(Frozen):
             raise ValueError(f"image_size must be a multiple of {patch}, got {image_size}")
         if not taps or list(taps) != sorted(set(taps)) or not 1 <= taps[0] <= taps[-1] <= depth:
             raise ValueError(f"taps must rise within 1..{depth}, got {taps}")
+        masks = [getattr(block, "local_mask", None) for block in clip.visual.transformer.resblocks]
+        if any(mask is not None and len(mask) != 1 + (image_size // patch) ** 2 for mask in masks):
+            raise ValueError(
+                f"image_size must be {clip.visual.image_size[0]}, because this net's attention is "
+                f"limited to near patches, got {image_size}"
+            )
         if not 1 <= surgery_depth <= depth:
             raise ValueError(f"surgery_depth must be in 1..{depth}, got {surgery_depth}")
         self.clip = clip
@@ -173,12 +179,15 @@ class ClipEncoder(Frozen):
         return visual.ln_pre(torch.cat([first, patches], dim=1) + self._positions())
 
     def _positions(self) -> Tensor:
-        """The positions [1 + L, D], resampled where the image size is not the net's own."""
+        """The positions [1 + L, D], resampled where the image size is not the net's own.
+
+        As in CLIP Surgery, they are resampled bilinearly and without antialiasing.
+        """
         positions, side = self.clip.visual.positional_embedding, self.clip.visual.grid_size
         if side == (self.grid, self.grid):
             return positions
         patches = positions[1:].T.reshape(1, -1, *side)
-        patches = F.interpolate(patches, (self.grid, self.grid), mode="bicubic", antialias=True)
+        patches = F.interpolate(patches, (self.grid, self.grid), mode="bilinear")
         return torch.cat([positions[:1], patches[0].flatten(1).T])
 
     # ------------------------------------------------------------ text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -40,7 +40,7 @@ class EncodePictures(Step):
 
     kind = "features"
     command = "encode"
-    version = 2
+    version = 3
 
     samples: Node
     model: Model
@@ -69,8 +69,7 @@ class EncodePictures(Step):
         clip, sam = image_text_encoder(self.model.clip, device), segmenter(self.model.sam, device)
         samples = self.samples.read(bucket, columns=["picture", "image", "height", "width"])
         columns: dict[str, list[np.ndarray]] = {}
-        for batch in samples.to_batches(max_chunksize=BATCH_SIZE):
-            pictures = [check_picture(image) for image in batch["image"].to_pylist()]
+        for pictures in _decoded(samples):
             pixels = torch.stack([clip.preprocess(p) for p in pictures]).to(device)
             features = clip.encode_images(pixels)
             padded = torch.stack([sam.preprocess(p) for p in pictures]).to(device)
@@ -81,20 +80,71 @@ class EncodePictures(Step):
             }
             for name, tensor in parts.items():
                 columns.setdefault(name, []).append(tensor.half().cpu().numpy())
-        table = _feature_table(samples, columns, clip, sam)
+        table = _feature_table(samples, columns, feature_shapes(clip, sam))
         count = Count(len(samples), len(table), 0)
         return BucketOutput({DATA: table}, {"pictures": count}, {"encoder_calls": len(samples)})
 
 
+@dataclass(frozen=True)
+class EncodeSurgeryTokens(Step):
+    """A `features` table with the surgery tokens alone.
+
+    They give similarity maps at another image size than that of the other features.
+    """
+
+    kind = "features"
+    command = "encode"
+
+    samples: Node
+    clip: ClipConfig
+    name: str
+
+    @property
+    def title(self) -> str:
+        return f"encode {self.name} at {self.clip.image_size} pixels"
+
+    @property
+    def buckets(self) -> int:
+        return self.samples.num_buckets
+
+    def spec(self) -> dict[str, Any]:
+        return {"clip": clip_fingerprint(self.clip), "columns": ["surgery_tokens"]}
+
+    def parents(self) -> dict[str, Node]:
+        return {"samples": self.samples}
+
+    def total(self) -> int:
+        return self.samples.counts()["pictures"]["out"]
+
+    @torch.inference_mode()
+    def __call__(self, bucket: int) -> BucketOutput:
+        device = current_device()
+        clip = image_text_encoder(self.clip, device)
+        samples = self.samples.read(bucket, columns=["picture", "image", "height", "width"])
+        columns: dict[str, list[np.ndarray]] = {}
+        for pictures in _decoded(samples):
+            pixels = torch.stack([clip.preprocess(p) for p in pictures]).to(device)
+            tokens = clip.encode_images(pixels).surgery_tokens
+            columns.setdefault("surgery_tokens", []).append(tokens.half().cpu().numpy())
+        table = _feature_table(samples, columns, {"surgery_tokens": surgery_shape(clip)})
+        return BucketOutput({DATA: table}, {"pictures": Count(len(samples), len(table), 0)})
+
+
+def _decoded(samples: pa.Table) -> Iterator[list[np.ndarray]]:
+    """Yield the pictures of a samples table, uint8 [H, W, 3] RGB, in batches of BATCH_SIZE."""
+    for batch in samples.to_batches(max_chunksize=BATCH_SIZE):
+        yield [check_picture(image) for image in batch["image"].to_pylist()]
+
+
 def _feature_table(
-    samples: pa.Table, columns: dict, clip: ImageTextEncoder, sam: Segmenter
+    samples: pa.Table, columns: dict, shapes: dict[str, tuple[int, ...]]
 ) -> pa.Table:
     """Make a table whose rows can each be read from a memory map without the rest."""
     arrays, fields = [], []
     for name in ("picture", "height", "width"):
         arrays.append(samples[name].combine_chunks())
         fields.append(samples.schema.field(name))
-    for name, shape in feature_shapes(clip, sam).items():
+    for name, shape in shapes.items():
         rows = columns.get(name, [np.empty((0, *shape), np.float16)])
         fields.append(tensor_field(name, shape))
         arrays.append(to_tensors(np.concatenate(rows)))
@@ -106,9 +156,14 @@ def feature_shapes(clip: ImageTextEncoder, sam: Segmenter) -> dict[str, tuple[in
     patches = clip.grid**2
     return {
         **{SEGMENTER + name: shape for name, shape in sam.feature_shapes.items()},
-        "surgery_tokens": (1 + patches, clip.embed_dim),
+        "surgery_tokens": surgery_shape(clip),
         **{f"visual_features_{n}": (patches, clip.visual_dim) for n in range(clip.num_levels)},
     }
+
+
+def surgery_shape(clip: ImageTextEncoder) -> tuple[int, int]:
+    """The shape of the surgery tokens of a picture."""
+    return 1 + clip.grid**2, clip.embed_dim
 
 
 # ---------------------------------------------------------------- texts
@@ -117,6 +172,8 @@ def feature_shapes(clip: ImageTextEncoder, sam: Segmenter) -> dict[str, tuple[in
 @dataclass(frozen=True)
 class _EncodeTexts(Step):
     """A table with one row for each unique text, divided into buckets by the text's hash."""
+
+    version = 2
 
     texts: tuple[str, ...]  # sorted, each once
     clip: ClipConfig

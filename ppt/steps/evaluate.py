@@ -216,10 +216,12 @@ def _diagnosis(sentence: _Sentence, protocol: Protocol, found: Prediction) -> di
 class EvaluateRecipe(_Evaluate):
     """The results of CLIP + SAM without training (Table 3, row 1).
 
-    The whole expression serves as the phrase.
+    The whole expression serves as the phrase. The similarity maps are made from the split's
+    features, or from `surgery_tokens`, if there are any.
     """
 
     recipe: PointRecipe
+    surgery_tokens: Node | None = None
 
     def spec(self) -> dict[str, Any]:
         return {
@@ -227,6 +229,10 @@ class EvaluateRecipe(_Evaluate):
             "templates": self.model.clip.templates,
             "recipe": recipe_spec(self.recipe),
         }
+
+    def parents(self) -> dict[str, Node]:
+        tokens = {} if self.surgery_tokens is None else {"surgery_tokens": self.surgery_tokens}
+        return {**super().parents(), **tokens}
 
     def __call__(self, bucket: int) -> BucketOutput:
         sentences, rejected = _sentences(self.split, bucket, self.protocol)
@@ -237,6 +243,7 @@ class EvaluateRecipe(_Evaluate):
             embeddings=self.split.phrases,
             bucket=bucket,
             model=self.model,
+            surgery_tokens=self.surgery_tokens,
             mask_threshold=self.protocol.mask_threshold,
         )
         results = []

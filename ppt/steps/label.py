@@ -64,24 +64,29 @@ def prompt_phrases(
     embeddings: Node,
     bucket: int,
     model: Model,
+    surgery_tokens: Node | None = None,
     max_instances: int = 1,
     instance_threshold: float = 1.0,
     mask_threshold: float = 0.0,
 ) -> list[list[Candidate]]:
     """Find the candidates of phrases of a bucket; a phrase that nothing responds to has none.
 
-    A phrase's similarity map gives points, and the points give masks.
+    A phrase's similarity map gives points, and the points give masks. The maps are made from the
+    surgery tokens in `features`, or from those in `surgery_tokens`, if it is given.
     """
     device = current_device()
     sam = segmenter(model.sam, device).with_mask_threshold(mask_threshold)
     table, rows = mapped(features, bucket), row_of(features, bucket, "picture")
+    of_maps = features if surgery_tokens is None else surgery_tokens
+    map_table, map_rows = mapped(of_maps, bucket), row_of(of_maps, bucket, "picture")
     empty = torch.from_numpy(lookup_text(embeddings, [""], "embedding")[0]).to(device)
     found: list[list[Candidate]] = []
     for start in range(0, len(phrases), PICTURES_AT_ONCE):
         part = phrases[start : start + PICTURES_AT_ONCE]
         pictures = {name: i for i, name in enumerate(dict.fromkeys(p.picture for p in part))}
         at = [rows[name] for name in pictures]
-        tokens = read_feature(table, "surgery_tokens", at, device)
+        map_at = [map_rows[name] for name in pictures]
+        tokens = read_feature(map_table, "surgery_tokens", map_at, device)
         index = torch.tensor([pictures[p.picture] for p in part], device=device)
         texts = torch.from_numpy(lookup_text(embeddings, [p.text for p in part], "embedding"))
         maps = similarity_maps(tokens[index], texts.to(device), empty)

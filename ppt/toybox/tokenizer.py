@@ -29,10 +29,10 @@ class WordTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the numbers of the words; unknown words become `<unk>`.
 
-        Upper case and punctuation are ignored.
+        Upper case and punctuation are ignored. Words may be of any script.
         """
         unknown = self._numbers["<unk>"]
-        return [self._numbers.get(word, unknown) for word in re.findall(r"[a-z0-9]+", text.lower())]
+        return [self._numbers.get(word, unknown) for word in re.findall(r"[^\W_]+", text.lower())]
 
     def __call__(self, texts: str | list[str], context_length: int | None = None) -> torch.Tensor:
         texts = [texts] if isinstance(texts, str) else texts

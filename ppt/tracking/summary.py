@@ -51,6 +51,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "split": record.split,
         "protocol": record.protocol.name,
         "best_baseline": record.best_baseline,
+        "published_image_size": record.curriculum.published_image_size,
         "baselines": {
             name: {**baseline.metrics, "recipe": baseline.recipe.model_dump()}
             for name, baseline in record.baselines.items()

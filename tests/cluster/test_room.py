@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -9,12 +13,18 @@ from ppt.config import ConfigError, Resources
 from ppt.distributed.cluster import check_fits, connected, fits_beside_training
 
 
-def test_actors_stay_beside_training_on_one_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_actors_stay_beside_training_on_one_machine_only() -> None:
+    """In a process of its own, since this one may be connected to the cluster of other tests."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        process.submit(_actors_stay_beside_training_on_one_machine_only).result()
+
+
+def _actors_stay_beside_training_on_one_machine_only() -> None:
     resources = Resources(
         num_workers=1, cpus_per_worker=2, cpus_per_reader=0, num_actors=2, cpus_per_actor=0.5
     )
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    os.environ["RAY_ADDRESS"] = cluster.address
     try:
         with connected(resources):
             assert fits_beside_training(resources)

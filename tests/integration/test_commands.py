@@ -87,3 +87,39 @@ def test_each_command_is_a_module_too() -> None:
         assert done.returncode == 2
         assert "no curriculum at 'nowhere.yaml'" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+HEAVY = {"torch", "ray", "mlflow", "pyarrow", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "needed"),
+    [
+        (["--version"], 0, set()),
+        (["--help"], 0, set()),
+        *(([name, "--help"], 0, set()) for name in ("train", "ablate", "doctor", "submit")),
+        (["evaluate", "nowhere.yaml"], 2, set()),
+        (["sweep", "nowhere.yaml"], 2, set()),
+        # The formats of a curriculum's data are in modules that use numpy.
+        (["train", QUICKSTART, "stages.ris_joint.epochs=3"], 2, {"numpy"}),
+        (["submit", "train", QUICKSTART], 2, {"numpy"}),  # its store is relative
+    ],
+)
+def test_help_and_mistakes_import_nothing_heavy(
+    arguments: list[str], code: int, needed: set[str]
+) -> None:
+    """Each of these libraries takes up to seconds; help and a mistake are told at once."""
+    program = (
+        "import sys\n"
+        "from jobs.cli import app\n"
+        "try:\n"
+        f"    app({arguments!r})\n"
+        "except SystemExit as end:\n"
+        f"    print(end.code, *({HEAVY!r} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    ended, *imported = done.stdout.splitlines()[-1].split()
+    assert ended == str(code), done.stderr
+    assert set(imported) <= needed

@@ -189,6 +189,7 @@ def test_the_papers_curricula(dataset: str, split_by: str, split: object) -> Non
     epochs = [stage.num_epochs * stage.rounds for stage in paper.stages.values()]
     assert (epochs[0], epochs[1] + epochs[2], epochs[3]) == (10, 30, 10)
     assert (paper.model.clip.name, paper.model.sam.name) == ("ViT-B-16-quickgelu", "vit_b")
+    assert (paper.model.clip.image_size, paper.published_image_size) == (224, 512)
     sources = [set(stage.sources) for stage in paper.stages.values()]
     assert sources[0] == {"h_sem", "d_sem"}  # Eq. 5
     assert sources[2] == {"h_sem", "d_sem", "d_ref", "h_ref"}  # Eq. 6

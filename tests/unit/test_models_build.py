@@ -94,6 +94,8 @@ def test_an_outline_has_the_segmenters_sizes():
 def test_a_wrong_setting_is_named_as_in_the_configuration():
     with pytest.raises(ValueError, match=r"^model.clip.image_size must be a multiple of 8, got 90"):
         build_image_text_encoder(ClipConfig(image_size=90))
+    with pytest.raises(ValueError, match=r"^model.clip.image_size must be 96, .* got 64"):
+        build_image_text_encoder(ClipConfig(image_size=64))
 
 
 def test_the_toybox_has_its_own_weights():
@@ -110,6 +112,8 @@ def test_a_real_clip_is_tapped_as_the_paper_needs():
     assert (encoder.taps, encoder.surgery_depth) == ((4, 8, 12), 6)
     assert (encoder.visual_dim, encoder.text_dim, encoder.embed_dim) == (768, 512, 512)
     assert (encoder.grid, encoder.context_length) == (14, 77)
+    large = ClipConfig(name="ViT-B-16", weights="random", image_size=512)
+    assert outline_image_text_encoder(large).grid == 32
     assert encoder.templates == CLIP_SURGERY_TEMPLATES and len(CLIP_SURGERY_TEMPLATES) == 85
     generator = build_point_generator(PointGeneratorConfig(), 768, 512, 3)
     features = encoder.encode_images(torch.randn(1, 3, 224, 224))
@@ -119,9 +123,9 @@ def test_a_real_clip_is_tapped_as_the_paper_needs():
 
 
 def test_settings_override_a_nets_own():
-    config = ClipConfig(taps=(1, 4), surgery_depth=2, templates=["the {}"], image_size=64)
+    config = ClipConfig(taps=(1, 4), surgery_depth=2, templates=["the {}"])
     encoder = build_image_text_encoder(config)
-    assert (encoder.taps, encoder.surgery_depth, encoder.grid) == ((1, 4), 2, 8)
+    assert (encoder.taps, encoder.surgery_depth) == ((1, 4), 2)
     assert encoder.templates == ("the {}",)
 
 

@@ -5,7 +5,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP, resize_pos_embed
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.transformer import QuickGELU
 
 from ppt.models.clip_encoder import ClipEncoder
@@ -121,13 +121,23 @@ def test_another_image_size_leaves_the_network_untouched(pixels):
     torch.testing.assert_close(native, make_encoder().encode_images(pixels).surgery_tokens)
 
 
-@pytest.mark.parametrize("size", [24, 48, 56])
-def test_another_image_size_equals_a_net_that_open_clip_resamples(size):
+def bilinear_weights(old, new):
+    """[new, old]: the shares that `old` cells in a row have in the centres of `new` cells."""
+    centres = ((torch.arange(new) + 0.5) * old / new - 0.5).clamp(0, old - 1)
+    return (1 - (centres[:, None] - torch.arange(old)).abs()).clamp(min=0)
+
+
+@pytest.mark.parametrize("size", [16, 24, 48, 56])
+def test_another_image_size_equals_a_net_with_bilinear_positions(size):
     clip = make_clip()
     vision = CLIPVisionCfg(image_size=size, **VISION)
     resampled = CLIP(EMBED, vision, CLIPTextCfg(width=TEXT_WIDTH, heads=4, layers=2))
     state = clip.state_dict()
-    resize_pos_embed(state, resampled)
+    first, *grid = state["visual.positional_embedding"].split([1, IMAGE_SIZE // PATCH * 4])
+    rows = bilinear_weights(IMAGE_SIZE // PATCH, size // PATCH)
+    grid = grid[0].view(IMAGE_SIZE // PATCH, IMAGE_SIZE // PATCH, WIDTH)
+    grid = torch.einsum("yr,xc,rcd->yxd", rows, rows, grid).flatten(0, 1)
+    state["visual.positional_embedding"] = torch.cat([first, grid])
     resampled.load_state_dict(state)
     pixels = torch.randn(2, 3, size, size)
     found = make_encoder(clip, image_size=size).encode_images(pixels).surgery_tokens
@@ -185,6 +195,15 @@ def test_phrases_are_averaged_over_templates():
     tokens = encoder.tokenizer(["a photo of a red car.", "the red car"])
     plain = F.normalize(encoder.clip.encode_text(tokens), dim=-1).mean(0)
     torch.testing.assert_close(found[0], F.normalize(plain, dim=-1), atol=1e-5, rtol=1e-4)
+
+
+def test_a_net_of_near_patches_has_one_image_size():
+    clip = make_clip()
+    for block in clip.visual.transformer.resblocks:
+        block.local_mask = torch.zeros(17, 17)
+    assert make_encoder(clip, image_size=IMAGE_SIZE).grid == 4
+    with pytest.raises(ValueError, match="image_size must be 32, because .* near patches, got 48"):
+        make_encoder(clip, image_size=48)
 
 
 def test_fingerprint_changes_with_weights_and_settings_only():

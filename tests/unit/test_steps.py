@@ -33,7 +33,7 @@ from ppt.models import loaded
 from ppt.serving.predict_table import PredictRows, Row
 from ppt.serving.stored_checkpoint import StoredCheckpoint
 from ppt.steps.agree import AgreeWithLabels
-from ppt.steps.encode import EncodePhrases, EncodePictures, EncodeWords
+from ppt.steps.encode import EncodePhrases, EncodePictures, EncodeSurgeryTokens, EncodeWords
 from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, EvaluationSplit
 from ppt.steps.label import LabelObjectCentric, LabelReferring
 from ppt.steps.label_quality import MeasureLabels
@@ -53,10 +53,10 @@ def node(name: str) -> Node:
     return STORE.node(name, {}, buckets=2)
 
 
-SAMPLES, FEATURES, WORDS, PHRASES, LABELS, TRUTH, CHECKPOINT, RESULTS = map(
+SAMPLES, FEATURES, TOKENS, WORDS, PHRASES, LABELS, TRUTH, CHECKPOINT, RESULTS = map(
     node,
     (
-        *("samples", "features", "words", "phrases"),
+        *("samples", "features", "features", "words", "phrases"),
         *("labels", "ground_truth", "checkpoints", "results"),
     ),
 )
@@ -71,6 +71,7 @@ EXAMPLES: list[Step] = [
     PrepareSamples(SCENES, 2, "referring"),
     PrepareGroundTruth(SCENES, 2, "evaluation"),
     EncodePictures(SAMPLES, MODEL, "referring"),
+    EncodeSurgeryTokens(SAMPLES, MODEL.clip, "evaluation"),
     EncodeWords.of(["a car", "a dog"], MODEL.clip, 2, "referring"),
     EncodePhrases.of(["a car", "a dog"], MODEL.clip, 2, "referring"),
     LabelObjectCentric(SAMPLES, FEATURES, PHRASES, MODEL, NEAR, "d_sem"),
@@ -79,7 +80,7 @@ EXAMPLES: list[Step] = [
     Synthesise(SAMPLES, LABELS, Synthesis(num_pictures=4)),
     SelectReferents(TABLE, CHECKPOINT, MODEL, Select(), 1),
     EvaluateCheckpoint(SPLIT, MODEL, PROTOCOL, "ris_joint", CHECKPOINT),
-    EvaluateRecipe(SPLIT, MODEL, PROTOCOL, "clip_sam_best", NEAR),
+    EvaluateRecipe(SPLIT, MODEL, PROTOCOL, "clip_sam_published", NEAR, TOKENS),
     AgreeWithLabels(TABLE, CHECKPOINT, MODEL, "ris_joint on validation"),
     MeasureLabels(LABELS, TRUTH),
     PredictRows(
@@ -119,6 +120,7 @@ NOT_COVERED = {
         "model.clip.templates": "are of texts",
         "model.point_generator": "features need none",
     },
+    EncodeSurgeryTokens: {"clip.templates": "are of texts"},
     EncodeWords: {"clip.templates": "phrases alone are put into them"},
     SelectReferents: {
         "before.words": OF_TEXTS,

@@ -39,6 +39,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
 def test_figures(record: RunRecord) -> None:
     summary = summarise(record)
     assert summary["name"] == "tiny" and summary["seed"] == 7
+    assert summary["published_image_size"] is None
     assert list(summary["baselines"]) == ["clip_sam_published", "clip_sam_best"]
     assert summary["baselines"]["clip_sam_best"]["recipe"]["method"] == "near"
     assert summary["baselines"]["clip_sam_published"]["recipe"]["method"] == "surgery"

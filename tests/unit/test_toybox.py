@@ -159,6 +159,7 @@ def test_the_tokenizer_forgives_case_punctuation_and_strange_words():
     tokenizer = backbones.tokenizer()
     assert tokenizer.encode("The RED car!") == tokenizer.encode("the red car")
     assert tokenizer.encode("zebra") == [tokenizer.words.index("<unk>")]
+    assert tokenizer.encode("Café, 红色 лампа") == 3 * [tokenizer.words.index("<unk>")]
     assert tokenizer("red " * 50).argmax() == tokenizer.context_length - 1
 
 
