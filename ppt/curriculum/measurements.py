@@ -9,7 +9,7 @@ from ppt.curriculum.stages import TrainedStage
 from ppt.evaluation.protocols import OURS
 from ppt.steps.agree import AgreeWithLabels
 from ppt.steps.encode import EncodeSurgeryTokens
-from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, metrics_of
+from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, diagnosis_of, metrics_of
 from ppt.steps.runner import Runner
 from ppt.store.nodes import Node
 from ppt.tracking.record import BaselineRecord, Chosen, RunRecord, StageRecord
@@ -71,6 +71,7 @@ def measure_stage(runner: Runner, record: RunRecord, trained: TrainedStage) -> S
         checkpoint=checkpoint,
         results=results,
         metrics=metrics_of(results),
+        diagnosis=diagnosis_of(results),
         history=manifest["history"],
         num_epochs=training.stage.num_epochs,
         seconds=manifest["seconds"],

@@ -102,7 +102,7 @@ class PointPrompting(nn.Module):
 NO_POINT = -1
 """The label of a point that the segmenter ignores."""
 
-CERTAINTY = 0.0
+CERTAINTY = 1.5
 """The least |logit| of r with which a point is prompted."""
 
 

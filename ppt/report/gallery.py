@@ -15,7 +15,6 @@ from ppt.evaluation.outcomes import FOUND
 from ppt.report.panels import data_uri, strip
 from ppt.report.scenes import Scenes, draw, load_scenes
 from ppt.report.sentences import UNKNOWN, Change, Comparison, Sentence
-from ppt.store.schema import RESULTS
 from ppt.tracking.record import RunRecord, StageRecord
 
 PER_GROUP = 4
@@ -98,6 +97,7 @@ def _whole_strip(scenes: Scenes, comparison: Comparison, i: int, methods: Sequen
         [
             Figure("picture", data_uri(scenes.picture(sentence))),
             Figure("CLIP similarity", data_uri(scenes.similarity_map(sentence))),
+            Figure("attention", data_uri(scenes.attention(sentence, methods[-1]))),
             *_predictions(scenes, comparison, i, methods),
             Figure("ground truth", data_uri(scenes.true_mask(sentence))),
         ],
@@ -140,11 +140,11 @@ def change_gallery(record: RunRecord, comparison: Comparison, change: Change) ->
 
 
 def stage_panels(record: RunRecord, stage: StageRecord) -> dict[str, Image.Image]:
-    """Draw picture, prediction and ground truth of a few sentences as panels, by name.
+    """Draw picture, prediction, attention and ground truth of a few sentences as panels, by name.
 
     The same sentences are drawn for every stage.
     """
-    columns = [name for name in RESULTS.names if name not in ("mask", "points", "point_labels")]
+    columns = ["picture", "expression_id", "text", "kind", "iou"]
     rows = sorted(
         stage.results.read_all(columns=columns).to_pylist(), key=lambda row: row["expression_id"]
     )
@@ -159,6 +159,7 @@ def stage_panels(record: RunRecord, stage: StageRecord) -> dict[str, Image.Image
         parts = [
             scenes.picture(sentences[i]),
             scenes.prediction(sentences[i], stage.name),
+            scenes.attention(sentences[i], stage.name),
             scenes.true_mask(sentences[i]),
         ]
         caption = f"{sentences[i].text}  (IoU {rows[i]['iou']:.2f})"

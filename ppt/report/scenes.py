@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,14 @@ class Scenes:
         """Draw CLIP Surgery's map of the whole sentence."""
         image = self.images[sentence.picture]
         return similarity_panel(image, self.similarity[sentence.expression_id])
+
+    def attention(self, sentence: Sentence, stage: str) -> Image.Image:
+        """Draw where the chosen query of a trained stage looked."""
+        row = self.results[stage][sentence.expression_id]
+        attention = np.array(row["attention"])
+        side = math.isqrt(len(attention))
+        image = self.images[sentence.picture]
+        return similarity_panel(image, (attention / attention.max()).reshape(side, side))
 
     def prediction(self, sentence: Sentence, method: str) -> Image.Image:
         """Draw the method's mask with the points that SAM was prompted with."""

@@ -154,9 +154,9 @@ class Tracker:
     ) -> None:
         """Log the results of a training, and end its nested run.
 
-        The nested run gets the metrics on the evaluation split, the checkpoint's files, the
-        prediction panels and the digests. The parent run gets the metrics too: under the name of
-        the training, and as a point of one curve over all trainings.
+        The nested run gets the metrics and the diagnosis on the evaluation split, the checkpoint's
+        files, the prediction panels and the digests. The parent run gets the metrics too: under the
+        name of the training, and as a point of one curve over all trainings.
 
         Args:
             stage: the record of the training.
@@ -165,6 +165,7 @@ class Tracker:
         """
         run = self._open.pop(stage.name)
         run.log_metrics(stage.metrics, step=stage.num_epochs)
+        run.log_metrics(stage.diagnosis, step=stage.num_epochs, prefix="diagnosis/")
         self._num_stages += 1
         self.run.log_metrics(stage.metrics, step=self._num_stages)
         self.run.log_metrics(stage.metrics, step=0, prefix=f"{mlflow_name(stage.name)}/")

@@ -50,6 +50,7 @@ class StageRecord:
     checkpoint: Node
     results: Node  # per-sentence results on the record's split
     metrics: Metrics
+    diagnosis: Metrics  # the figures of `ppt.evaluation.diagnosis`, in percent
     history: list[EpochMetrics]
     num_epochs: int
     seconds: float  # wall-clock time of the training

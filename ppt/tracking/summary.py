@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -57,7 +58,13 @@ def summarise(record: RunRecord) -> dict[str, Any]:
             for name, baseline in record.baselines.items()
         },
         "stages": [
-            {"name": s.name, **s.metrics, "epochs": s.num_epochs, "seconds": s.seconds}
+            {
+                "name": s.name,
+                **s.metrics,
+                "diagnosis": {k: None if math.isnan(v) else v for k, v in s.diagnosis.items()},
+                "epochs": s.num_epochs,
+                "seconds": s.seconds,
+            }
             for s in record.stages
         ],
         "chosen": _chosen(record),

@@ -20,7 +20,7 @@ from ppt.models.loaded import encoder_fingerprints
 from ppt.store.checkpoint_files import METADATA
 from ppt.store.nodes import Node, Store, digest_of
 
-VERSION = 1
+VERSION = 2
 """The version of the training code, which is part of the digest of every checkpoint.
 
 Raise it when the result of training changes, for example because of the losses, the matching, the

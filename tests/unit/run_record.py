@@ -13,7 +13,7 @@ from PIL import Image
 from ppt.config import PointRecipe, parse_curriculum
 from ppt.evaluation.metrics import overlap
 from ppt.images.masks import encode_rle
-from ppt.steps.evaluate import metrics_of
+from ppt.steps.evaluate import diagnosis_of, metrics_of
 from ppt.store.arrays import tensor_field, to_tensors
 from ppt.store.nodes import BucketOutput, Count, Node, Store, bucket_of
 from ppt.store.schema import GROUND_TRUTH, LABELS, QUARANTINE, RESULTS, SAMPLES
@@ -92,7 +92,16 @@ def _stage(
     history = [{"epoch": e, "loss": 2.0 / e, "loss_mask": 1.0 / e} for e in range(1, epochs + 1)]
     checkpoint.write_manifest(history=history, seconds=12.0)
     return StageRecord(
-        name, stage, checkpoint, results, metrics_of(results), history, epochs, 12.0, selected
+        name,
+        stage,
+        checkpoint,
+        results,
+        metrics_of(results),
+        diagnosis_of(results),
+        history,
+        epochs,
+        12.0,
+        selected,
     )
 
 

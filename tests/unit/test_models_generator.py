@@ -86,8 +86,8 @@ def test_each_point_looks_for_itself_and_is_labelled_where_it_lies():
         column, row = (v.item() * grid - 0.5 for v in (x, y))
         around = torch.zeros(VISUAL)
         for i, (cx, cy) in enumerate(centres):
-            near = max(0, 1 - abs(cx * grid - 0.5 - column)) * max(0, 1 - abs(cy * grid - 0.5 - row))
-            around += near * visual[0, i]
+            apart = abs(cx * grid - 0.5 - column), abs(cy * grid - 0.5 - row)
+            around += max(0, 1 - apart[0]) * max(0, 1 - apart[1]) * visual[0, i]
         assert 0 < column < grid - 1 and 0 < row < grid - 1  # beyond, the outermost patch goes on
         expected = head.label_head(state + head.at_point(around))[0]
         torch.testing.assert_close(logits[0, 0, m], expected, atol=1e-5, rtol=1e-4)

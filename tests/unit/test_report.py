@@ -178,7 +178,7 @@ def test_groups_hold_every_sentence_once(record: RunRecord) -> None:
     for group in groups:
         assert bool(group.strips) == bool(group.number)
         for item in group.strips:
-            first, last = item.figures[2].iou, item.figures[-2].iou
+            first, last = item.figures[3].iou, item.figures[-2].iou
             assert first is not None and last is not None
             assert (last >= 0.5) == (group.key in ("learnt", "kept"))
             assert (first >= 0.5) == (group.key in ("lost", "kept"))
