@@ -6,6 +6,7 @@ Pixels are uint8 [height, width, 3] RGB, upright (the EXIF orientation is applie
 from __future__ import annotations
 
 import io
+import os
 import stat
 import unicodedata
 from collections.abc import Iterator
@@ -158,6 +159,11 @@ def existing_path(path: Path) -> Path:
         forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
         found = next((found / form for form in forms if (found / form).exists()), found / part)
     return found
+
+
+def printable(path: str | Path) -> str:
+    """Return a path as text that can be stored; bytes that are not UTF-8 become \\xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def num_bytes(path: Path) -> int | None:
