@@ -149,7 +149,7 @@ def _checked_text(text: Any) -> str:
     if not isinstance(text, str):
         raise ValueError(f"expression is no text: {reprlib.repr(text)}")
     if not is_unicode(text):
-        raise ValueError(f"expression {text!r} holds half of a surrogate pair, which is no text")
+        raise ValueError(f"expression {text!r} is no valid Unicode text")
     text, given = unicodedata.normalize("NFC", text).strip(), text
     if not any(c.isalnum() for c in text):
         raise ValueError(f"expression {given!r} has no word")

@@ -152,8 +152,8 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], orientation: int) -> np.nd
         The mask, bool of `size`, scaled to the nearest pixel and turned if it needs to be.
 
     Raises:
-        ValueError: if neither frame has the mask's ratio of sides, up to the rounding of one pixel,
-            or if scaling leaves nothing of the mask.
+        ValueError: if neither frame has the mask's ratio of sides, up to the rounding to pixels, or
+            if scaling leaves nothing of the mask.
     """
     frames = [size, size[::-1]] if swaps_sides(orientation) else [size]
     height, width = mask.shape
@@ -171,14 +171,17 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], orientation: int) -> np.nd
 
 
 def _is_scaled(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Return whether two sizes are one picture at two scales, where rounding costs under a pixel.
+    """Return whether two sizes are those of one picture at two scales.
 
-    The smaller size is taken to be rounded from the larger one.
+    The smaller size is then the larger one times a scale, with both sides rounded to the nearest
+    pixel, up, or down.
     """
     large, small = sorted((one, other), key=math.prod, reverse=True)
-    least = max((s - 1) / side for s, side in zip(small, large, strict=True))
-    most = min((s + 1) / side for s, side in zip(small, large, strict=True))
-    return least < most
+    sides = list(zip(small, large, strict=True))
+    return any(
+        max((s + low) / side for s, side in sides) <= min((s + low + 1) / side for s, side in sides)
+        for low in (-0.5, -1, 0)
+    )
 
 
 def wide(size: tuple[int, ...]) -> str:
