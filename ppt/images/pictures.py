@@ -129,7 +129,7 @@ def read_file(folder: Path, name: str, what: str = "picture") -> bytes:
     try:
         return _read_regular(folder / name)
     except FileNotFoundError:
-        raise UnreadablePicture(f"{what} {name} is missing from {folder}") from None
+        raise UnreadablePicture(f"{what} {name} is missing from {printable(folder)}") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UnreadablePicture(f"{what} {name} cannot be read: {error}") from None
 

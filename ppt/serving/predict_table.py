@@ -22,7 +22,7 @@ from ppt.config import ConfigError
 from ppt.data.source import RawExpression, split_expressions
 from ppt.data.table_file import read_csv
 from ppt.images.masks import decode_rle
-from ppt.images.pictures import UnreadablePicture, existing_path, printable
+from ppt.images.pictures import UnreadablePicture, existing_path, num_bytes, printable
 from ppt.models.loaded import current_device
 from ppt.serving.predictor import Predictor, save_mask
 from ppt.serving.stored_checkpoint import StoredCheckpoint
@@ -95,12 +95,14 @@ def read_table(path: Path) -> list[Row]:
 
     Raises ConfigError if the file cannot be read as CSV, lacks a column or has no row.
     """
-    if not path.is_file():
-        raise ConfigError(f"table: {str(path)!r} is no file")
+    if num_bytes(path) is None:
+        raise ConfigError(f"table: {str(path)!r} cannot be read: no such file, or no regular one")
     try:
         lines = list(read_csv(path, COLUMNS))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"table: {str(path)!r} cannot be read as CSV: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"table: {str(path)!r} cannot be read: {error}") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not lines:
         raise ConfigError(f"table: {str(path)!r} has no row below its first line")
     columns = next((cells for _, cells in lines if isinstance(cells, dict)), COLUMNS)
