@@ -94,8 +94,7 @@ class ReferSource:
         for ref in refs:
             if ref.split in splits:
                 self._refs.setdefault(_picture_of(ref, self._listed), []).append(ref)
-        chosen = [ref for refs in self._refs.values() for ref in refs]
-        self._times = Counter(str(ref.ref_id) for ref in chosen)
+        self._times = Counter(str(ref.ref_id) for refs in self._refs.values() for ref in refs)
         images = find_images(config, self._refs)
         if images is None:
             raise FileNotFoundError(
@@ -168,16 +167,16 @@ class ReferSource:
         return kept, rejected
 
     def _expressions_of(self, ref: Ref) -> tuple[list[RawExpression], list[Rejected]]:
+        """Return the expressions of a ref that can be used, and those that cannot."""
         ids = [sentence.expression_id for sentence in ref.sentences]
         if (times := self._times[str(ref.ref_id)]) > 1:
             return [], [Rejected(i, f"ref_id {ref.ref_id} is there {times} times") for i in ids]
-        kept, rejected = split_expressions(
-            s for s in ref.sentences if ids.count(s.expression_id) == 1
-        )
+        number = Counter(ids)
+        kept, rejected = split_expressions(s for s in ref.sentences if number[s.expression_id] == 1)
         twice = [
-            Rejected(i, f"its ref has the sent_id of {i} {ids.count(i)} times")
+            Rejected(i, f"its ref has the sent_id of {i} {number[i]} times")
             for i in ids
-            if ids.count(i) > 1
+            if number[i] > 1
         ]
         return kept, rejected + twice
 
