@@ -6,6 +6,7 @@ ppt predict --table pictures.csv --checkpoint runs/quickstart --out predictions
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from contextlib import closing
@@ -26,6 +27,12 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="The file of the weights, if it is not where it was in training."),
 ]
+
+PARTS = (".png", ".mask.png", ".json")
+"""How the names of a result's files end."""
+
+MOST_BYTES = 100
+"""The most bytes that the picture and the text may each have in a file's name, which has 255."""
 
 
 @command
@@ -68,8 +75,11 @@ def main(
 
     stored = with_weights(open_checkpoint(checkpoint, stage), clip_weights, sam_weights)
     if picture is not None and text:
-        if not picture.is_file():
-            raise ConfigError(f"picture: cannot read {str(picture)!r}: no such file")
+        from ppt.images.pictures import num_bytes
+
+        if num_bytes(picture) is None:
+            told = "no such file, or no regular one"
+            raise ConfigError(f"picture: cannot read {str(picture)!r}: {told}")
         from ppt.models.loaded import default_device
         from ppt.serving.predictor import Predictor
 
@@ -86,7 +96,7 @@ def main(
 
 def _one(predictor: Predictor, picture: Path, texts: list[str], out: Path) -> None:
     """Predict the expressions of one picture, and write the results."""
-    from ppt.images.pictures import UnreadablePicture
+    from ppt.images.pictures import UnreadablePicture, printable
 
     try:
         found = predictor.predict(picture, texts)
@@ -96,29 +106,54 @@ def _one(predictor: Predictor, picture: Path, texts: list[str], out: Path) -> No
         raise ConfigError(f"text: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
     for prediction in found:
-        overlay = _write(prediction, out, f"{picture.stem}-{_slug(prediction.text)}")
-        typer.echo(f"{prediction.text!r}: score {prediction.score:.3f}, {overlay}")
+        overlay = _write(prediction, out, f"{_stem(picture)}-{_slug(prediction.text)}")
+        typer.echo(f"{prediction.text!r}: score {prediction.score:.3f}, {printable(overlay)}")
 
 
 def _write(prediction: PicturePrediction, out: Path, name: str) -> Path:
     """Write a prediction as files, and return the path of the overlay.
 
     The files are <name>.png (the overlay), <name>.mask.png (the mask) and <name>.json (the rest).
+    Where there is another file of such a name, the name gets a number.
     """
     from ppt.serving.predictor import save_mask
 
+    told = json.dumps(prediction.as_dict())
+    name = _unused(out, name, told)
     overlay = out / f"{name}.png"
     prediction.overlay().save(overlay)
     save_mask(prediction.mask, out / f"{name}.mask.png")
-    (out / f"{name}.json").write_text(json.dumps(prediction.as_dict()))
+    (out / f"{name}.json").write_text(told)
     return overlay
+
+
+def _unused(out: Path, name: str, told: str) -> str:
+    """Return the name, with a number if it belongs to files other than those of this result."""
+
+    def is_used(name: str) -> bool:
+        record = out / f"{name}.json"
+        same = record.is_file() and record.read_bytes() == told.encode()
+        return not same and any((out / f"{name}{part}").exists() for part in PARTS)
+
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not is_used(name))
+
+
+def _stem(picture: Path) -> str:
+    """Return the name of a picture without its suffix, in a form that can be part of a file name.
+
+    What is not UTF-8 becomes "_", and a long name is cut.
+    """
+    stem = re.sub("[\udc80-\udcff]", "_", picture.stem)
+    return stem.encode()[:MOST_BYTES].decode(errors="ignore")
 
 
 def _slug(text: str) -> str:
     """Return the text in a form that can be part of a file name."""
     from ppt.store.nodes import digest_of
 
-    return re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or digest_of(text)[:8]
+    slug = re.sub(r"\W+", "-", text.lower()).strip("-")[:60]
+    return slug.encode()[:MOST_BYTES].decode(errors="ignore") or digest_of(text)[:8]
 
 
 def _many(table: Path, stored: StoredCheckpoint, out: Path, resources: Resources) -> None:

@@ -10,13 +10,15 @@ The key of a picture is its file name. The paper chooses 2,836 pictures at rando
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from pydantic import Field
 
 from ppt.config import DataFormat
 from ppt.data.object_centric import ClassPictures, class_names
+from ppt.data.table_file import read_csv
+
+COLUMNS = ("filename", "label")
 
 
 class MiniImageNetData(DataFormat):
@@ -63,15 +65,16 @@ def _read_split(root: Path, split: str) -> dict[str, str]:
     if not path.is_file():
         found = sorted(p.stem for p in root.glob("*.csv"))
         raise FileNotFoundError(f"split {split!r}: no {str(path)!r} (there: {found})")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream, skipinitialspace=True)
-            columns = rows.fieldnames or []
-            if lacking := sorted({"filename", "label"} - set(columns)):
-                raise ValueError(f"no column {lacking} (there: {list(columns)})")
-            labels = {row["filename"]: row["label"] for row in rows}
-    except (csv.Error, ValueError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read: {error}") from None
-    if "" in labels or not all(labels.values()):
-        raise ValueError(f"{str(path)!r} has a row without filename or label")
+    labels: dict[str, str] = {}
+    for line, cells in read_csv(path, COLUMNS):
+        told = f"{str(path)!r} has a row without filename or label: line {line}"
+        if isinstance(cells, str):
+            raise ValueError(f"{told} {cells}")
+        if lacking := sorted(set(COLUMNS) - cells.keys()):
+            raise ValueError(f"{str(path)!r} has no column {lacking} (there: {list(cells)})")
+        name, label = (cells[column].strip() for column in COLUMNS)
+        if not name or not label:
+            raise ValueError(told)
+        if labels.setdefault(name, label) != label:
+            raise ValueError(f"{str(path)!r} gives {name!r} the labels {labels[name]} and {label}")
     return labels

@@ -4,22 +4,24 @@
     <root>/ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG and the same mapping    ImageNet from Kaggle
     <root>/<class name>/*.jpg                                              one's own pictures
 
-The key of a picture is its path below the folder that holds the classes.
+The key of a picture is its path below the folder that holds the classes. Files and folders whose
+name begins with a dot are hidden and left alone.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
 from ppt.config import DataFormat
-from ppt.data.source import RawMask, RawPicture, Rejected, fingerprint_of
-from ppt.images.pictures import check_picture, num_bytes, read_file
+from ppt.data.source import RawMask, RawPicture, Rejected, fingerprint_of, is_unicode
+from ppt.images.pictures import UnreadablePicture, check_picture, num_bytes, printable, read_file
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -112,9 +114,9 @@ class ImageFolderSource(ClassPictures):
         folder = _folder_of_classes(root)
         pictures = [
             (inner.name, path.name)
-            for inner in folder.iterdir()
+            for inner in _visible(folder)
             if inner.is_dir()
-            for path in inner.iterdir()
+            for path in _visible(inner)
             if path.suffix.lower() in SUFFIXES
         ]
         if not pictures:
@@ -122,8 +124,21 @@ class ImageFolderSource(ClassPictures):
                 f"object-centric root {str(root)!r} has no picture in a folder for its class"
             )
         names = class_names(root, {name for name, _ in pictures})
-        classes = {f"{inner}/{name}": names[inner] for inner, name in pictures}
+        classes = {printable(f"{inner}/{name}"): names[inner] for inner, name in pictures}
+        self._not_utf8 = {
+            printable(path) for path in map("/".join, pictures) if not is_unicode(path)
+        }
         super().__init__(folder, classes, config.max_pictures, config.seed)
+
+    def read(self, key: str) -> RawPicture:
+        if key in self._not_utf8:
+            raise UnreadablePicture(f"the path of picture {key} is not UTF-8: rename it")
+        return super().read(key)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """List a folder without what is hidden, for example .ipynb_checkpoints or ._a.jpg."""
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _folder_of_classes(root: Path) -> Path:
@@ -131,7 +146,7 @@ def _folder_of_classes(root: Path) -> Path:
     for inner in ("train", "ILSVRC/Data/CLS-LOC/train"):
         folder = root / inner
         # A class of one's own may be called "train"; its folder has pictures and no folders.
-        if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()):
+        if folder.is_dir() and any(path.is_dir() for path in _visible(folder)):
             return folder
     return root
 
@@ -140,11 +155,13 @@ def class_names(root: Path, labels: Iterable[str]) -> dict[str, str]:
     """Return the class name of each label.
 
     A wnid is looked up in <root>/LOC_synset_mapping.txt and has its first synonym for a name. In
-    any other label, underscores become spaces. Raises `ValueError` if a wnid has no name.
+    any other label, underscores become spaces. Names are in Unicode's form NFC. Raises
+    `ValueError` if a wnid has no name.
     """
     mapping = root / _MAPPING
     known = _read_mapping(mapping) if mapping.is_file() else {}
     names = {label: known.get(label) or label.replace("_", " ").strip() for label in labels}
+    names = {label: unicodedata.normalize("NFC", name) for label, name in names.items()}
     if nameless := sorted(label for label in names if _WNID.fullmatch(names[label])):
         raise ValueError(
             f"ImageNet classes without a name: {len(nameless)}, {nameless[0]!r} is one; put "
@@ -155,8 +172,12 @@ def class_names(root: Path, labels: Iterable[str]) -> dict[str, str]:
 
 def _read_mapping(path: Path) -> dict[str, str]:
     """Read LOC_synset_mapping.txt: "n01440764 tench, Tinca tinca" gives {"n01440764": "tench"}."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8: {error}") from None
     names = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         wnid, _, synonyms = line.strip().partition(" ")
         name = synonyms.split(",")[0].strip()
         if wnid and not name:

@@ -10,6 +10,8 @@ import functools
 import hashlib
 import json
 import re
+import reprlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ class RawExpression:
     """A referring expression."""
 
     expression_id: str  # unique in its source
-    text: str
+    text: str  # before `split_expressions` whatever the data set holds in its place
     kind: str | None = None  # for example class, colour, position, relation; None if not known
 
 
@@ -126,17 +128,41 @@ def check_data_sets(data: Data) -> None:
 def split_expressions(
     expressions: Iterable[RawExpression],
 ) -> tuple[list[RawExpression], list[Rejected]]:
-    """Strip the texts of expressions, and reject those without a letter or digit."""
+    """Strip the texts of expressions, and reject those that cannot be used.
+
+    Rejected are what is no text, text that holds half of a surrogate pair and so cannot be stored,
+    and text without a letter or digit. Kept texts are in Unicode's form NFC, in which an accented
+    letter is one character.
+    """
     kept, rejected = [], []
     for expression in expressions:
-        text = expression.text.strip()
-        if any(c.isalnum() for c in text):
-            kept.append(RawExpression(expression.expression_id, text, expression.kind))
+        try:
+            text = _checked_text(expression.text)
+        except ValueError as error:
+            rejected.append(Rejected(expression.expression_id, str(error)))
         else:
-            rejected.append(
-                Rejected(expression.expression_id, f"expression {expression.text!r} has no word")
-            )
+            kept.append(RawExpression(expression.expression_id, text, expression.kind))
     return kept, rejected
+
+
+def _checked_text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"expression is no text: {reprlib.repr(text)}")
+    if not is_unicode(text):
+        raise ValueError(f"expression {text!r} is no valid Unicode text")
+    text, given = unicodedata.normalize("NFC", text).strip(), text
+    if not any(c.isalnum() for c in text):
+        raise ValueError(f"expression {given!r} has no word")
+    return text
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be stored in UTF-8; one with half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def group_reasons(reasons: Iterable[tuple[str, int]]) -> list[tuple[int, str]]:
@@ -157,9 +183,16 @@ def group_reasons(reasons: Iterable[tuple[str, int]]) -> list[tuple[int, str]]:
 
 
 def fingerprint_of(parts: Iterable[Any]) -> str:
-    """Return the SHA-256 of plain data, which is hashed part by part as JSON."""
+    """Return the SHA-256 of plain data, which is hashed part by part as JSON.
+
+    Raises ValueError if a part is nested too deeply.
+    """
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(json.dumps(part, sort_keys=True).encode())
+        try:
+            text = json.dumps(part, sort_keys=True)
+        except RecursionError:
+            raise ValueError(f"is nested too deeply: {reprlib.repr(part)}") from None
+        digest.update(text.encode())
         digest.update(b"\n")
     return digest.hexdigest()

@@ -16,13 +16,10 @@ picture begins with the first line that names it.
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
-import io
 import json
-import math
-from collections.abc import Iterator
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import normpath
@@ -39,11 +36,20 @@ from ppt.data.source import (
     fingerprint_of,
     split_expressions,
 )
-from ppt.images.masks import polygons_to_mask
-from ppt.images.pictures import UnreadablePicture, check_mask, check_picture, num_bytes, read_file
+from ppt.data.table_file import read_table_file
+from ppt.images.masks import Polygons, check_polygons, polygons_to_mask, require_pixels, wide
+from ppt.images.pictures import (
+    UnreadablePicture,
+    check_mask,
+    check_picture,
+    num_bytes,
+    printable,
+    read_file,
+)
 
 REQUIRED = ("picture", "expression")
 TRUTH = ("mask", "polygon")
+COLUMNS = (*REQUIRED, "id", "kind", *TRUTH)
 
 
 class TableData(DataFormat):
@@ -66,7 +72,7 @@ class _Row:
 
     line: int
     expression_id: str
-    text: str = ""
+    text: str = ""  # not checked
     kind: str | None = None
     mask: Any = None
     polygon: Any = None
@@ -85,7 +91,7 @@ class TableSource:
         self._folder = config.path.parent
         if not config.path.is_file():
             raise FileNotFoundError(f"table {str(config.path)!r} is no file: set `path`")
-        lines = list(_READERS.get(config.path.suffix.lower(), _unknown)(config.path))
+        lines = list(read_table_file(config.path, COLUMNS))
         if not lines:
             raise ValueError(f"table {str(config.path)!r} has no row")
         self._columns = sorted({c for _, row in lines if isinstance(row, dict) for c in row})
@@ -102,7 +108,7 @@ class TableSource:
         self, number: int, content: dict[str, Any] | str, lines_of_ids: dict[str, int]
     ) -> None:
         """Add a line of the table; `content` is its cells, or the text of what is wrong with it."""
-        nameless = f"{self._path.name} line {number}"
+        nameless = f"{printable(self._path.name)} line {number}"
         if isinstance(content, str):
             self._rows[nameless] = [_Row(number, nameless, fault=f"line {number} {content}")]
             return
@@ -120,16 +126,12 @@ class TableSource:
             rows.append(_Row(number, f"{nameless}: {expression_id}", fault=fault))
             return
         lines_of_ids[expression_id] = number
-        if not isinstance(text, str | None):
-            fault = f"line {number}: expression is no text: {_short(text)}"
-            rows.append(_Row(number, expression_id, fault=fault))
-            return
         kind = content.get("kind")
         rows.append(
             _Row(
                 number,
                 expression_id,
-                text or "",
+                "" if text is None else text,
                 None if _is_empty(kind) else str(kind).strip(),
                 content.get("mask"),
                 content.get("polygon"),
@@ -182,12 +184,16 @@ class TableSource:
         return num_bytes(self._folder / key)
 
     def _expressions(self, key: str) -> tuple[list[RawExpression], list[Rejected]]:
-        faults = [Rejected(r.expression_id, r.fault) for r in self._rows[key] if r.fault]
-        rows = {row.expression_id: row for row in self._rows[key] if not row.fault}
-        kept, rejected = split_expressions(
-            RawExpression(row.expression_id, row.text, row.kind) for row in rows.values()
-        )
-        return kept, [rows[r.expression_id].rejected(r.reason) for r in rejected] + faults
+        kept: list[RawExpression] = []
+        rejected: list[Rejected] = []
+        for row in self._rows[key]:
+            if row.fault:
+                rejected.append(Rejected(row.expression_id, row.fault))
+                continue
+            text, broken = split_expressions([RawExpression(row.expression_id, row.text, row.kind)])
+            kept += text
+            rejected += [row.rejected(r.reason) for r in broken]
+        return kept, rejected
 
     def _names_none(self, key: str) -> bool:
         """Return whether this key stands for a line that names no picture."""
@@ -261,31 +267,18 @@ class TableSource:
         """Return the mask of a row, bool [height, width]; ValueError tells what is wrong."""
         given = _truth_of(row)
         if not isinstance(given, str):
-            _check_extent(given, size)
-            mask, told = polygons_to_mask(given, size), "polygon"
-        else:
-            mask = check_mask(read_file(self._folder, given, "mask"))
-            told = f"mask {given}"
-            if mask.shape != size:
-                raise ValueError(f"{told} is {_wide(mask.shape)}, its picture {_wide(size)}")
-        if not mask.any():
-            raise ValueError(f"{told} covers no pixel of the picture")
-        return mask
+            return polygons_to_mask(given, size)
+        mask = check_mask(read_file(self._folder, given, "mask"))
+        if mask.shape != size:
+            raise ValueError(f"mask {given} is {wide(mask.shape)}, its picture {wide(size)}")
+        return require_pixels(mask, f"mask {given}")
 
 
 def _is_empty(cell: Any) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
-def _short(cell: Any) -> str:
-    return repr(cell)[:60]
-
-
-def _wide(size: tuple[int, ...]) -> str:
-    return f"{size[1]}x{size[0]}"
-
-
-def _truth_of(row: _Row) -> str | list[list[float]]:
+def _truth_of(row: _Row) -> str | Polygons:
     """Return the path of a row's mask, or its polygons; ValueError tells what is wrong."""
     given = [name for name in TRUTH if not _is_empty(getattr(row, name))]
     if len(given) != 1:
@@ -293,75 +286,16 @@ def _truth_of(row: _Row) -> str | list[list[float]]:
     if given == ["polygon"]:
         return _polygons(row.polygon)
     if not isinstance(row.mask, str):
-        raise ValueError(f"mask is no path: {_short(row.mask)}")
+        raise ValueError(f"mask is no path: {reprlib.repr(row.mask)}")
     return row.mask
 
 
-def _polygons(cell: Any) -> list[list[float]]:
+def _polygons(cell: Any) -> Polygons:
     """Parse a polygon or a list of polygons, given as text or already parsed from JSON."""
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
         except (ValueError, RecursionError):
-            raise ValueError(f"polygon is no JSON list: {_short(cell)}") from None
-    polygons = cell if isinstance(cell, list) and cell and isinstance(cell[0], list) else [cell]
-    for i, polygon in enumerate(polygons):
-        if not isinstance(polygon, list) or not all(type(v) in (int, float) for v in polygon):
-            raise ValueError(f"polygon {i} is no list of numbers [x0, y0, x1, y1, ...]")
-        if any(type(v) is float and not math.isfinite(v) for v in polygon):
-            raise ValueError(f"polygon {i} has a coordinate that is no finite number")
-    return polygons
-
-
-def _check_extent(polygons: list[list[float]], size: tuple[int, int]) -> None:
-    """Raise ValueError if a coordinate lies more than a picture's longer side outside it."""
-    low, high = -max(size), 2 * max(size)
-    for i, polygon in enumerate(polygons):
-        if not all(low <= v <= high for v in polygon):
-            raise ValueError(f"polygon {i} lies far outside its picture of {_wide(size)} pixels")
-
-
-# ---------------------------------------------------------------- reading the files
-
-Lines = Iterator[tuple[int, dict[str, Any] | str]]
-"""The number of each line, with its cells by column or the text of what is wrong with it."""
-
-
-def _read_csv(path: Path) -> Lines:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        header = [name.strip() for name in next(rows, [])]
-        for row in rows:
-            if len(row) == len(header):
-                yield rows.line_num, dict(zip(header, row, strict=True))
-            elif row:
-                yield (
-                    rows.line_num,
-                    f"has {len(row)} cells, the header {len(header)}: text that holds a comma "
-                    'needs "quotes"',
-                )
-    except UnicodeDecodeError as error:
-        raise ValueError(f"table {str(path)!r} is not UTF-8: {error}") from None
-    except csv.Error as error:
-        raise ValueError(f"table {str(path)!r} line {rows.line_num} is no CSV: {error}") from None
-
-
-def _read_json_lines(path: Path) -> Lines:
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # fails for half of a surrogate pair
-        except (ValueError, RecursionError) as error:
-            yield number, f"is no JSON: {error}"
-        else:
-            yield number, row if isinstance(row, dict) else "is no JSON object"
-
-
-def _unknown(path: Path) -> Lines:
-    raise ValueError(f"table {str(path)!r} must end in {', '.join(_READERS)}")
-
-
-_READERS = {".csv": _read_csv, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines}
+            raise ValueError(f"polygon is no JSON list: {reprlib.repr(cell)}") from None
+    several = isinstance(cell, list) and cell and isinstance(cell[0], list)
+    return check_polygons(cell if several else [cell])

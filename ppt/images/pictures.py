@@ -1,4 +1,4 @@
-"""Decoding, checking and encoding of pictures.
+"""Reading, decoding, checking and encoding of pictures.
 
 Pixels are uint8 [height, width, 3] RGB, upright (the EXIF orientation is applied).
 """
@@ -6,15 +6,28 @@ Pixels are uint8 [height, width, 3] RGB, upright (the EXIF orientation is applie
 from __future__ import annotations
 
 import io
+import os
+import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 MIN_SIDE = 8
 """The least width and height in pixels of a picture that is accepted (our choice)."""
+
+MAX_RATIO = 20
+"""The largest ratio of the longer to the shorter side that is accepted (our choice)."""
+
+MAX_PIXELS = 50_000_000
+"""The most pixels of a picture that is accepted (our choice)."""
+
+MAX_BYTES = 2**27
+"""The most bytes of a picture's file that is read (our choice)."""
 
 _LOSSLESS_SIDE = 256  # pictures with a longer side are stored as JPEG, all others as PNG
 
@@ -23,15 +36,27 @@ class UnreadablePicture(ValueError):
     """The error of a picture that cannot be used; the message says what is wrong with it."""
 
 
+class UprightPicture(NamedTuple):
+    """A decoded picture, and the EXIF orientation by which it was turned."""
+
+    pixels: np.ndarray  # uint8 [H, W, 3] RGB, upright
+    orientation: int  # 1 to 8; 1 if the file gives none
+
+
 def check_picture(data: bytes) -> np.ndarray:
-    """Decode the bytes of a JPEG, PNG or other picture file to uint8 [H, W, 3] RGB.
+    """Decode the bytes of a picture file to uint8 [H, W, 3] RGB, as `decode_picture` does."""
+    return decode_picture(data).pixels
+
+
+def decode_picture(data: bytes) -> UprightPicture:
+    """Decode the bytes of a JPEG, PNG or other picture file, and turn the picture upright.
 
     Grey, palette, 16-bit and CMYK pictures are converted to RGB. Transparent pictures are put on a
-    white background.
+    white background. An orientation that cannot be read is none, as for other programs.
 
     Raises:
-        UnreadablePicture: if the bytes are not a picture, if the file is truncated, or if a side is
-            shorter than `MIN_SIDE`.
+        UnreadablePicture: if the bytes are not a picture, if the file is truncated, or if its size
+            is beyond `MIN_SIDE`, `MAX_PIXELS` or `MAX_RATIO`.
     """
     with _decoding("picture", data) as picture:
         return _check(picture)
@@ -40,19 +65,40 @@ def check_picture(data: bytes) -> np.ndarray:
 def check_mask(data: bytes) -> np.ndarray:
     """Decode the bytes of a mask file to bool [H, W], which is True where the mask is not black.
 
-    Transparent pixels are False.
+    Transparent pixels are False. The EXIF orientation is applied.
 
     Raises:
-        UnreadablePicture: if the bytes are not a picture, if the file is truncated, or if it is a
-            JPEG, whose compression changes black pixels near edges.
+        UnreadablePicture: if the bytes are not a picture, if the file is truncated, if its size is
+            none that a picture may have, or if it is a JPEG, whose compression changes black
+            pixels near edges.
     """
     with _decoding("mask", data) as picture:
         if picture.format == "JPEG":
             raise UnreadablePicture("mask is a JPEG, which blurs its edge: save it as PNG")
+        _check_size("mask", picture.size)
+        picture.load()
         if picture.mode in ("1", "L", "F") or picture.mode.startswith("I"):
-            return np.asarray(picture) != 0
-        pixels = np.asarray(picture.convert("RGBA"))
-        return pixels[..., :3].any(-1) & (pixels[..., 3] > 0)
+            mask = np.asarray(picture) != 0
+        else:
+            pixels = np.asarray(picture.convert("RGBA"))
+            mask = pixels[..., :3].any(-1) & (pixels[..., 3] > 0)
+        return turn_upright(mask, _orientation(picture))
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror an array, [H, W] or [H, W, C], as an EXIF orientation of 1 to 8 says."""
+    if swaps_sides(orientation):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def swaps_sides(orientation: int) -> bool:
+    """Return whether an EXIF orientation makes the stored width the height of the picture."""
+    return orientation >= 5
 
 
 @contextmanager
@@ -68,29 +114,68 @@ def _decoding(what: str, data: bytes | Image.Image) -> Iterator[Image.Image]:
         raise UnreadablePicture(f"{what} is too large: {error}") from None
     except UnreadablePicture:
         raise
-    except (OSError, SyntaxError, EOFError, IndexError, ValueError) as error:
-        raise UnreadablePicture(f"{what} cannot be decoded: {error}") from None
+    except Exception as error:  # a broken file raises what its decoder happens to stumble over
+        reason = str(error) or type(error).__name__
+        raise UnreadablePicture(f"{what} cannot be decoded: {reason}") from None
 
 
 def read_file(folder: Path, name: str, what: str = "picture") -> bytes:
-    """Return the bytes of a file. Raises `UnreadablePicture` if the file cannot be read."""
+    """Return the bytes of a file.
+
+    Raises:
+        UnreadablePicture: if there is no such file, if it is no regular file, if it has more than
+            `MAX_BYTES`, or if it cannot be read.
+    """
     try:
-        return (folder / name).read_bytes()
+        return _read_regular(folder / name)
     except FileNotFoundError:
-        raise UnreadablePicture(f"{what} {name} is missing from {folder}") from None
+        raise UnreadablePicture(f"{what} {name} is missing from {printable(folder)}") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UnreadablePicture(f"{what} {name} cannot be read: {error}") from None
 
 
+def _read_regular(path: Path) -> bytes:
+    """Read a regular file; a pipe or a device could block for ever. Raises OSError, ValueError."""
+    path = existing_path(path)
+    state = path.stat()
+    if not stat.S_ISDIR(state.st_mode):  # reading a folder raises an error that says so
+        if not stat.S_ISREG(state.st_mode):
+            raise ValueError("it is no regular file")
+        if state.st_size > MAX_BYTES:
+            raise ValueError(f"it has {state.st_size:,} bytes, more than {MAX_BYTES:,}")
+    return path.read_bytes()
+
+
+def existing_path(path: Path) -> Path:
+    """Return the path of the file that is meant, whose name may be composed in another way.
+
+    An accented letter is one character in Unicode's form NFC and two in NFD, which macOS writes.
+    Where a part of the path does not exist as it is given, its other form is taken if that exists.
+    """
+    if str(path).isascii() or path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[len(found.parts) :]:
+        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        found = next((found / form for form in forms if (found / form).exists()), found / part)
+    return found
+
+
+def printable(path: str | Path) -> str:
+    """Return a path as text that can be stored; bytes that are not UTF-8 become \\xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def num_bytes(path: Path) -> int | None:
-    """Return a file's size in bytes, or None if there is no such file.
+    """Return a file's size in bytes, or None if there is no such regular file.
 
     Fingerprints of data use the size in place of the content, because hashing all pictures at every
     command would take too long (our choice).
     """
     try:
+        path = existing_path(path)
         return path.stat().st_size if path.is_file() else None
-    except OSError:  # for example, the name is too long or the folder may not be entered
+    except (OSError, ValueError):  # for example, the name is too long, or no file can have it
         return None
 
 
@@ -105,27 +190,46 @@ def read_picture(picture: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         UnreadablePicture: if the picture cannot be read or used; see `check_picture`.
     """
     if isinstance(picture, np.ndarray):
-        return _check(_from_array(picture))
+        return _check(_from_array(picture)).pixels
     if isinstance(picture, Image.Image):
         with _decoding("picture", picture) as opened:  # PIL may not have decoded it yet
-            return _check(opened)
+            return _check(opened).pixels
     try:
-        data = Path(picture).read_bytes()
+        data = _read_regular(Path(picture))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UnreadablePicture(f"cannot read {str(picture)!r}: {why.lower()}") from None
     return check_picture(data)
 
 
-def _check(picture: Image.Image) -> np.ndarray:
-    """Return the upright RGB pixels of a picture, after checking its size."""
-    width, height = picture.size
-    if min(width, height) < MIN_SIDE:
-        raise UnreadablePicture(
-            f"picture is {width}x{height}, needs at least {MIN_SIDE}x{MIN_SIDE}"
-        )
+def _check(picture: Image.Image) -> UprightPicture:
+    """Check the size of a picture before its pixels are decoded, and turn it upright."""
+    _check_size("picture", picture.size)
+    given = _orientation(picture)
     picture.load()
-    return np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+    left = _orientation(picture)  # Pillow itself turns a TIFF when it loads it
+    return UprightPicture(turn_upright(np.asarray(_to_rgb(picture)), left), given)
+
+
+def _check_size(what: str, size: tuple[int, int]) -> None:
+    """Raise `UnreadablePicture` if no picture of this (width, height) is accepted."""
+    width, height = size
+    told = f"{what} is {width}x{height}"
+    if min(size) < MIN_SIDE:
+        raise UnreadablePicture(f"{told}, needs at least {MIN_SIDE}x{MIN_SIDE}")
+    if width * height > MAX_PIXELS:
+        raise UnreadablePicture(f"{told}, may have at most {MAX_PIXELS:,} pixels")
+    if max(size) > MAX_RATIO * min(size):
+        raise UnreadablePicture(f"{told}, may be at most {MAX_RATIO} times as long as wide")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation of a picture, 1 to 8; 1 where there is none to be read."""
+    try:
+        value: Any = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # broken EXIF data raise what their decoder happens to stumble over
+        return 1
+    return int(value) if value in range(1, 9) else 1
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

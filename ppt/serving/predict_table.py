@@ -7,7 +7,6 @@ quarantined with its reason.
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -21,8 +20,9 @@ import pyarrow.parquet as pq
 
 from ppt.config import ConfigError
 from ppt.data.source import RawExpression, split_expressions
+from ppt.data.table_file import read_csv
 from ppt.images.masks import decode_rle
-from ppt.images.pictures import UnreadablePicture
+from ppt.images.pictures import UnreadablePicture, existing_path, num_bytes, printable
 from ppt.models.loaded import current_device
 from ppt.serving.predictor import Predictor, save_mask
 from ppt.serving.stored_checkpoint import StoredCheckpoint
@@ -46,7 +46,7 @@ class Row:
     """A row of the table. `fault` is the reason why the row cannot be used, if there is one."""
 
     number: int  # from 1, without the header
-    picture: str  # as in the table
+    picture: str  # as in the table; where a line cannot be read, the name of the table and the line
     expression: str
     path: Path
     fault: str | None = None
@@ -82,7 +82,7 @@ def predict_table(
     """
     rows = read_table(Path(table))
     Predictor(checkpoint)  # raises ConfigError for wrong weights before Ray starts
-    store, step = Store(str(out)), PredictRows.of(rows, checkpoint, Path(table).name)
+    store, step = Store(str(out)), PredictRows.of(rows, checkpoint, printable(Path(table).name))
     node = step.node(store)
     if not node.is_complete():
         with open_runner(store) as runner:
@@ -95,34 +95,38 @@ def read_table(path: Path) -> list[Row]:
 
     Raises ConfigError if the file cannot be read as CSV, lacks a column or has no row.
     """
+    if num_bytes(path) is None:
+        raise ConfigError(f"table: {str(path)!r} cannot be read: no such file, or no regular one")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise ConfigError(
-                    f"table: {str(path)!r} needs the columns {', '.join(COLUMNS)} in its first "
-                    f"line, {' and '.join(missing)} is missing"
-                )
-            rows = [_row(number, fields, path.parent) for number, fields in enumerate(reader, 1)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"table: {str(path)!r} cannot be read as CSV: {error}") from None
-    if not rows:
+        lines = list(read_csv(path, COLUMNS))
+    except OSError as error:
+        raise ConfigError(f"table: {str(path)!r} cannot be read: {error}") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not lines:
         raise ConfigError(f"table: {str(path)!r} has no row below its first line")
-    return rows
+    columns = next((cells for _, cells in lines if isinstance(cells, dict)), COLUMNS)
+    if missing := [name for name in COLUMNS if name not in columns]:
+        raise ConfigError(
+            f"table: {str(path)!r} needs the columns {', '.join(COLUMNS)} in its first line, "
+            f"{' and '.join(missing)} is missing"
+        )
+    return [_row(number, *line, path) for number, line in enumerate(lines, 1)]
 
 
-def _row(number: int, fields: dict[str | None, Any], folder: Path) -> Row:
-    picture, expression = (fields[name] or "" for name in COLUMNS)
+def _row(number: int, line: int, cells: dict[str, Any] | str, table: Path) -> Row:
+    """Make a row of a line's cells, or of the text of what is wrong with the line."""
+    if isinstance(cells, str):
+        nameless = f"{printable(table.name)} line {line}"
+        return Row(number, nameless, "", table, f"line {line} {cells}")
+    picture, expression = (cells[name] for name in COLUMNS)
     fault = None
-    if None in fields:  # csv keeps fields beyond the header under None
-        fault = "more fields than columns: put an expression with a comma in double quotes"
-    elif not picture.strip():
+    if not picture.strip():
         fault = "no picture is given"
     else:
         _, broken = split_expressions([RawExpression("", expression)])
         fault = broken[0].reason if broken else None
-    return Row(number, picture, expression, (folder / picture).absolute(), fault)
+    return Row(number, picture, expression, (table.parent / picture.strip()).absolute(), fault)
 
 
 def _state(path: Path) -> tuple[int, int] | None:
@@ -131,6 +135,7 @@ def _state(path: Path) -> tuple[int, int] | None:
     They are part of the step's digest, so that a file that appeared or changed is read again.
     """
     try:
+        path = existing_path(path)
         if not path.is_file():
             return None
         stat = path.stat()
@@ -150,6 +155,7 @@ class PredictRows(Step):
 
     kind = "predictions"
     command = "predict"
+    version = 2
 
     checkpoint: StoredCheckpoint
     rows: tuple[tuple[Row, ...], ...]  # by bucket

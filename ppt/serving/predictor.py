@@ -19,7 +19,7 @@ from ppt.config import ConfigError
 from ppt.data.source import RawExpression, split_expressions
 from ppt.images.drawing import overlay
 from ppt.images.masks import encode_rle, rle_boxes
-from ppt.images.pictures import read_picture
+from ppt.images.pictures import printable, read_picture
 from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
 from ppt.models.loaded import default_device
 from ppt.models.point_prompting import PointPrompting
@@ -152,7 +152,7 @@ class Predictor:
             ValueError: if an expression has no word.
         """
         image = read_picture(picture)
-        name = str(picture) if isinstance(picture, str | Path) else ""
+        name = printable(picture) if isinstance(picture, str | Path) else ""
         batch = self._encode(name, image, [text] if isinstance(text, str) else text)
         found = [
             PicturePrediction(**vars(prediction), image=image, checkpoint=self.checkpoint.digest)

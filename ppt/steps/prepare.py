@@ -29,6 +29,7 @@ class PrepareSamples(Step):
 
     kind = "samples"
     command = "prepare"
+    version = 2
 
     data: DataFormat
     num_buckets: int
@@ -124,6 +125,7 @@ class PrepareGroundTruth(Step):
 
     kind = "ground_truth"
     command = "prepare"
+    version = 2
 
     data: DataFormat
     num_buckets: int

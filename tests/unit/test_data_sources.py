@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -275,6 +276,26 @@ def test_one_folder_for_each_class(tmp_path):
         source.read("cup/tiny.jpg")
 
 
+def test_what_is_hidden_is_left_alone(tmp_path):
+    for name in ("dog/a.jpg", "dog/._a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "train/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg())
+    (tmp_path / "train" / ".thumbnails").mkdir()  # does not make "train" the folder of classes
+    assert imagenet(tmp_path).keys() == ["dog/a.jpg", "train/b.jpg"]
+
+
+def test_names_with_accents_and_names_that_are_no_text(tmp_path):
+    for folder in (os.fsencode(unicodedata.normalize("NFD", "caf\xe9_cup")), b"th\xe9"):
+        os.mkdir(os.fsencode(tmp_path) + b"/" + folder)
+        (tmp_path / os.fsdecode(folder) / "a.jpg").write_bytes(jpeg())
+    source = imagenet(tmp_path)
+    cup, tea = source.keys()
+    assert source.read(cup).class_name == "caf\xe9 cup"
+    assert tea == "th\\xe9/a.jpg" and source.num_expressions(tea) == 1 and source.fingerprint
+    with pytest.raises(UnreadablePicture, match=r"path of picture th\\xe9/a.jpg is not UTF-8: ren"):
+        source.read(tea)
+
+
 def test_folders_without_pictures_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         imagenet(tmp_path / "nowhere")
@@ -299,6 +320,12 @@ def test_wnids_need_their_names(tmp_path, inner):
     source = imagenet(tmp_path)
     assert source.keys() == ["n02123045/a.JPEG"]
     assert source.read("n02123045/a.JPEG").class_name == "tabby"
+    mapping = "\ufeffn02123045 tabby, tabby cat\n"  # as editors on Windows write it
+    (tmp_path / "LOC_synset_mapping.txt").write_text(mapping, encoding="utf-8")
+    assert imagenet(tmp_path).read("n02123045/a.JPEG").class_name == "tabby"
+    (tmp_path / "LOC_synset_mapping.txt").write_bytes(b"n02123045 caf\xe9\n")
+    with pytest.raises(ValueError, match="LOC_synset_mapping.txt' is not UTF-8"):
+        imagenet(tmp_path)
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -368,6 +395,12 @@ def test_a_seeded_choice_of_mini_imagenet(mini):
         ("val.csv", "file,label\na.jpg,n02091244\n", r"val.csv.*no column \['filename'\]"),
         ("val.csv", "filename,label\na.jpg,\n", "val.csv' has a row without filename or label"),
         ("val.csv", "filename,label\na.jpg\n", "val.csv' has a row without filename or label"),
+        ("val.csv", 'filename,label\n"a.jpg,x\nb.jpg",x\n', "without .*: line 2 goes on to line 3"),
+        (
+            "val.csv",
+            "filename,label\na.jpg,x\na.jpg,y\n",
+            "val.csv' gives 'a.jpg' the labels x and y",
+        ),
     ],
 )
 def test_what_mini_imagenet_lacks_is_named(mini, name, content, message):

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,39 @@ def test_a_row_with_a_comma_too_many_is_told(folder: Path) -> None:
         source.read("table.csv line 3")
 
 
+def test_a_row_over_several_lines_is_told(folder: Path) -> None:
+    """A quote that is not closed makes one row of all rows up to the next quote."""
+    source = csv_table(
+        folder, 'picture,expression\na.jpg,the dog\na.jpg,"the cat\na.jpg,a bird"\na.jpg,a cow\n'
+    )
+    assert source.keys() == ["a.jpg", "table.csv line 3"]
+    assert [e.text for e in source.read("a.jpg").expressions] == ["the dog", "a cow"]
+    with pytest.raises(UnreadablePicture, match="line 3 goes on to line 4: .*close each quote"):
+        source.read("table.csv line 3")
+
+
+def test_a_key_that_comes_twice_in_a_line_is_told(folder: Path) -> None:
+    source = json_table(
+        folder,
+        {"picture": "a.jpg", "expression": "the dog"},
+        '{"picture": "a.jpg", "expression": "the cat", "expression": "a cow"}',
+        '{"picture": "a.jpg", "expression": "a bird", "note": 1, "note": 2}',
+    )
+    assert [e.text for e in source.read("a.jpg").expressions] == ["the dog", "a bird"]
+    with pytest.raises(UnreadablePicture, match="line 2 is no JSON: 'expression' is there twice"):
+        source.read("table.jsonl line 2")
+
+
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [(["a"], r"is no text: \['a'\]"), (0, "is no text: 0"), (False, "is no text: False")],
+)
+def test_an_expression_that_is_no_text(folder: Path, expression: object, reason: str) -> None:
+    source = json_table(folder, {"picture": "a.jpg", "expression": expression})
+    (rejected,) = source.read("a.jpg").rejected
+    assert re.search(f"line 1: expression {reason}", rejected.reason)
+
+
 def test_empty_expressions_and_ids_that_come_twice_are_rejected(folder: Path) -> None:
     source = json_table(
         folder,
@@ -212,11 +246,15 @@ def test_empty_expressions_and_ids_that_come_twice_are_rejected(folder: Path) ->
         ({"polygon": "[0, 0, 1e999, 0, 9, 9]"}, "polygon 0 has a coordinate that is no finite"),
         ({"polygon": [0, 0, 10**400, 0, 9, 9]}, "far outside its picture of 40x30"),
         ({"polygon": [0.1, 0.1, 0.2, 0.1, 0.2, 0.2]}, "polygon covers no pixel"),
+        ({"polygon": [50, 5, 60, 5, 60, 15]}, "polygon covers no pixel"),
+        ({"polygon": [[1, 1, 9, 1, True, 9]]}, "polygon 0 is no list of numbers"),
+        ({"mask": "long.png"}, "mask is 400x10, may be at most 20 times"),
     ],
 )
 def test_a_broken_mask_costs_one_expression(folder: Path, cells: dict, reason: str) -> None:
     save_mask(folder / "small.png", np.ones((20, 10), np.uint8))
     save_mask(folder / "black.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    save_mask(folder / "long.png", np.ones((10, 400), np.uint8))
     (folder / "text.png").write_text("no picture")
     mask, told = truth_of(folder, **cells)
     assert mask is None and told.startswith("line 1: ") and reason in told
@@ -249,6 +287,8 @@ def test_a_broken_picture_has_no_truth(folder: Path) -> None:
         ("t.csv", b"", "has no row"),
         ("t.csv", "picture,expression\na.jpg,caf\xe9\n".encode("latin1"), "is not UTF-8"),
         ("t.csv", b'picture,expression\na.jpg,"dog\n', "line 2 is no CSV"),
+        ("t.csv", b'picture,expression\na.jpg,dog\na.jpg,"cat\na.jpg,cow\n', "opens after line 2"),
+        ("t.csv", b"picture,expression,picture\na,b,c\n", "has the column 'picture' twice"),
         ("t.xlsx", b"PK", r"must end in \.csv, \.jsonl"),
     ],
 )

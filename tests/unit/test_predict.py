@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,11 +13,14 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco
+from typer.testing import CliRunner
 
+from jobs.cli import app
 from ppt.config import ClipConfig, ConfigError, Model, PointGeneratorConfig, SamConfig
 from ppt.images.drawing import overlay
 from ppt.images.pictures import UnreadablePicture
 from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
+from ppt.serving.predict_table import read_table
 from ppt.serving.predictor import Predictor, save_mask
 from ppt.serving.stored_checkpoint import open_checkpoint
 from ppt.store.nodes import Store
@@ -226,6 +230,127 @@ def test_a_picture_that_is_none_is_refused(predictor, tmp_path):
         predictor.predict(tmp_path / "gone.jpg", "a car")
     with pytest.raises(UnreadablePicture, match="directory"):
         predictor.predict(tmp_path, "a car")
+
+
+# ---------------------------------------------------------------- files
+
+
+def _command(run: Path, *arguments: object) -> str:
+    result = CliRunner().invoke(app, ["predict", *map(str, arguments), "--checkpoint", str(run)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def _results(out: Path) -> dict[tuple[str, str], str]:
+    """(picture, expression) -> the name of the result, each of which has its three files."""
+    names = [path.stem for path in out.glob("*.json")]
+    files = {f"{name}{part}" for name in names for part in (".png", ".mask.png", ".json")}
+    assert {path.name for path in out.iterdir()} == files
+    told = {name: json.loads((out / f"{name}.json").read_text()) for name in names}
+    for name, record in told.items():
+        mask = np.asarray(Image.open(out / f"{name}.mask.png")) == 255
+        np.testing.assert_array_equal(mask, coco.decode(record["mask"]).astype(bool))
+    return {(record["picture"], record["expression"]): name for name, record in told.items()}
+
+
+def test_no_result_overwrites_another(run, image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.roll(image, number, 1)).save(tmp_path / folder / "1.png")
+    texts = [
+        "a car, left",
+        "A car (left)",
+        "a car" + " that is red" * 9,
+        "a car" + " that is red" * 8,
+    ]
+    asked = {(f"{folder}/1.png", text) for folder in ("a", "b") for text in texts}
+    for folder in ("a", "b", "a"):
+        _command(run, f"{folder}/1.png", *texts, texts[0], "--out", "out")
+    found = _results(tmp_path / "out")
+    assert found.keys() == asked  # what is asked again is written over its own files only
+    assert found["a/1.png", texts[0]] == "1-a-car-left"
+    assert found["a/1.png", texts[1]] == "1-a-car-left-2"
+    assert found["b/1.png", texts[0]] == "1-a-car-left-3"
+
+
+def test_a_file_that_is_no_result_is_not_overwritten(run, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    (tmp_path / "a-car.mask.png").write_text("mine")
+    _command(run, tmp_path / "a.png", "car", "--out", tmp_path)
+    assert (tmp_path / "a-car.mask.png").read_text() == "mine"
+    assert (tmp_path / "a-car-2.mask.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        (b"x" * 240 + b".png", "x" * 100 + "-" + "\u5b57" * 33),
+        ("\xe9".encode() * 120 + b".png", "\xe9" * 50 + "-" + "\u5b57" * 33),
+        (b"caf\xe9.png", "caf_-" + "\u5b57" * 33),
+    ],
+)
+def test_names_that_are_long_or_no_text(run, image, tmp_path, name, written):
+    path = tmp_path / os.fsdecode(name)
+    Image.fromarray(image).save(path)
+    _command(run, path, "\u5b57" * 70, "--out", tmp_path / "out")
+    ((picture, _), found), *others = _results(tmp_path / "out").items()
+    assert found == written and not others
+    assert picture == os.fsencode(path).decode(errors="backslashreplace")
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_no_row_of_a_table_is_lost(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "note, picture ,expression\n"
+        'x,a.png,"the dog\nx,b.png,the cat"\n\n'
+        "x, c.png ,the bird\n"
+        "x,d.png\n"
+        "x,,a cow\n"
+        "x,e.png,?!\n"
+    )
+    rows = read_table(table)
+    assert [row.number for row in rows] == [1, 2, 3, 4, 5]
+    assert (rows[1].path, rows[1].expression, rows[1].fault) == (
+        tmp_path / "c.png",
+        "the bird",
+        None,
+    )
+    faults = [row.fault for row in rows if row.fault]
+    for fault, part in zip(
+        faults,
+        ("line 2 goes on to line 3", "line 6 has 2 cells", "no picture is given", "has no word"),
+        strict=True,
+    ):
+        assert part in fault
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b'picture,expression\na.png,"the dog\nb.png,a cat\nc.png,a bird\n',
+            "no CSV.*after line 1",
+        ),
+        (b"picture,expression,expression\na.png,a,b\n", "has the column 'expression' twice"),
+        (b"picture,text\na.png,a\n", "expression is missing"),
+        (b"picture,expression\n", "has no row"),
+        (b"picture,expression\na.png,caf\xe9\n", "is not UTF-8"),
+    ],
+)
+def test_a_table_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"t.csv'.*{message}"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_a_table_is_a_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(ConfigError, match="t.csv' cannot be read: .*no regular one"):
+        read_table(tmp_path / "t.csv")
 
 
 # ---------------------------------------------------------------- checkpoints
