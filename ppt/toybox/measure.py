@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ppt.toybox.backbones import CLIP_MEAN, CLIP_STD, SURGERY_DEPTH, TEMPLATES
 from ppt.toybox.pool import part_id_map
-from ppt.toybox.prompts import MIN_TARGET_PX, asked_for, choose_target, sample_prompt
+from ppt.toybox.prompts import KINDS, choose_target, sample_prompt
 from ppt.toybox.shapes import CLASS_NAMES, COLOUR_NAMES
 from ppt.toybox.surgery import patch_tokens, phrase_directions
 from ppt.toybox.world import IMAGE_SIZE, Picture, object_centric, scene
@@ -131,28 +131,26 @@ def similarity_maps(clip: CLIP, pictures: list[Picture], phrases: list[str]) -> 
 
 @torch.no_grad()
 def measure_sam(sam: Sam, count: int = 150) -> dict[str, float]:
-    """Measure the tiny SAM on `count` scenes with one prompt of each sort for each picture.
+    """Measure the tiny SAM's mIoU on `count` scenes with one prompt for each picture.
 
     Returns:
-        Numbers in [0, 1]: the mIoU for prompts about whole objects and about parts, and those of
-        `_measure_word`. `<kind>_whole` and `<kind>_part` score mask 0, the same names with `_best`
-        score the best of the other three masks, and with `_chosen` the one of them with the highest
-        predicted IoU.
+        The mIoU for every kind of prompt, for whole objects and for parts. `<kind>_whole` and
+        `<kind>_part` score mask 0. The same names with `_best` score the best of the other three
+        masks, and with `_chosen` the one of them with the highest predicted IoU.
     """
     pictures = [scene(EVALUATION_SEED, i) for i in range(count)]
     pixels = torch.from_numpy(np.stack([p.image for p in pictures])).permute(0, 3, 1, 2).float()
     embeddings = sam.image_encoder(sam.preprocess(pixels))
-    all_ids = [part_id_map(picture) for picture in pictures]
     quality = {}
     for whole in (True, False):
-        for kind in ("one", "positives", "box", "far"):
+        for kind in KINDS:
             rng = np.random.default_rng(EVALUATION_SEED)
             prompts = []
-            for part_ids in all_ids:
-                target = choose_target(part_ids, rng, whole)
-                xy, label = sample_prompt(target, part_ids, kind, 8, rng)
-                wanted = target if kind == "one" else asked_for(part_ids, xy, label)
-                prompts.append((xy, label, wanted))
+            for picture in pictures:
+                ids = part_id_map(picture)
+                target = choose_target(ids, rng, whole)
+                xy, label = sample_prompt(target, ids, kind, 8, False, rng)
+                prompts.append((xy, label, target))
             points, labels, targets = stack_prompts(prompts)
             logits, predicted = decode_masks(sam, embeddings, points, labels)
             ious = mask_iou(logits > 0, targets[:, None])
@@ -161,63 +159,4 @@ def measure_sam(sam: Sam, count: int = 150) -> dict[str, float]:
             quality[name] = ious[:, 0].mean().item()
             quality[f"{name}_best"] = ious[:, 1:].max(1).values.mean().item()
             quality[f"{name}_chosen"] = chosen.mean().item()
-    quality |= _measure_word(sam, embeddings, all_ids)
     return {name: round(value, 3) for name, value in quality.items()}
-
-
-def _measure_word(sam: Sam, embeddings: Tensor, all_ids: list[np.ndarray]) -> dict[str, float]:
-    """Measure with mask 0 and four points whether the tiny SAM takes points at their word.
-
-    Returns:
-        `background`: the mIoU with the background, if all points are positive and lie on it.
-        `stray`: the mIoU with an object and the background together, if three positive points lie
-        on the object and one on the background.
-        `part` and `part_as_whole`: the mIoU with a part, and with its whole object, if all points
-        are positive and lie on the part.
-        `negative_removed` and `negative_kept`: if three positive points lie on the other parts and
-        a negative one on the part, the share of the part that is left out, and the share of what is
-        asked for that stays.
-    """
-    rng = np.random.default_rng(EVALUATION_SEED)
-    rows = []
-    prompts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {
-        name: [] for name in ("background", "stray", "part", "negative")
-    }
-    parts, wholes = [], []
-    for row, part_ids in enumerate(all_ids):
-        part = choose_target(part_ids, rng, whole=False)
-        whole = (part_ids > 0) & ((part_ids.astype(int) - 1) // 16 == (part_ids[part][0] - 1) // 16)
-        rest, ground = whole & ~part, part_ids == 0
-        if rest.sum() < MIN_TARGET_PX:
-            continue  # an object of one part
-        rows.append(row)
-        parts.append(part)
-        wholes.append(whole)
-        for name, regions in {
-            "background": [ground, ground, ground, ground],
-            "stray": [part, rest, rest, ground],
-            "part": [part, part, part, part],
-            "negative": [rest, rest, rest, part],
-        }.items():
-            spots = np.stack([rng.choice(np.argwhere(region)) for region in regions])
-            labels = np.array([1, 1, 1, 0 if name == "negative" else 1])
-            points = spots[:, ::-1].astype(np.float32)
-            prompts[name].append((points, labels, asked_for(part_ids, points, labels)))
-    quality = {}
-    for name, some in prompts.items():
-        points, labels, targets = stack_prompts(some)
-        masks = decode_masks(sam, embeddings[rows], points, labels)[0][:, 0] > 0
-        part, whole = torch.from_numpy(np.stack(parts)), torch.from_numpy(np.stack(wholes))
-        if name == "negative":
-            quality["negative_removed"] = 1 - _share(part, masks)
-            quality["negative_kept"] = _share(targets, masks)
-            continue
-        quality[name] = mask_iou(masks, targets).mean().item()
-        if name == "part":
-            quality["part_as_whole"] = mask_iou(masks, whole).mean().item()
-    return quality
-
-
-def _share(of: Tensor, masks: Tensor) -> float:
-    """Return the mean share of the regions `of` that the masks hold, both bool [N, S, S]."""
-    return ((of & masks).sum((1, 2)) / of.sum((1, 2))).mean().item()

@@ -17,9 +17,8 @@ from ppt.toybox.prompts import (
     KIND_SHARES,
     KINDS,
     MAX_POINTS,
-    asked_for,
+    NOISY_SHARE,
     choose_target,
-    jittered,
     sample_prompt,
 )
 from ppt.toybox.schedule import build_optimizer, build_schedule, save_weights
@@ -128,9 +127,6 @@ def _loss(sam: Sam, pool: Pool, rng: np.random.Generator) -> Tensor:
 def _draw_prompts(part_ids: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Draw PROMPTS_PER_PICTURE prompts for each of B pictures, N together.
 
-    A single positive point on an object means the object or its part, as it was drawn. What all
-    other prompts mean is told by `asked_for`.
-
     Returns:
         Points [N, P, 2] in pixels, labels [N, P] and targets bool [N, S, S].
     """
@@ -140,8 +136,7 @@ def _draw_prompts(part_ids: np.ndarray, rng: np.random.Generator) -> tuple[Tenso
         for _ in range(PROMPTS_PER_PICTURE):
             target = choose_target(ids, rng)
             kind = str(rng.choice(KINDS, p=KIND_SHARES))
-            xy, label = sample_prompt(target, ids, kind, num_points, rng)
-            if kind == "background" or (label >= 0).sum() > 1:
-                target = asked_for(ids, xy, label)
-            prompts.append((jittered(xy, len(ids), rng), label, target))
+            noisy = bool(rng.random() < NOISY_SHARE)
+            xy, label = sample_prompt(target, ids, kind, num_points, noisy, rng)
+            prompts.append((xy, label, target))
     return stack_prompts(prompts)

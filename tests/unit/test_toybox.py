@@ -16,7 +16,7 @@ from ppt.toybox.measure import decode_masks, measure_clip, measure_sam, normalis
 from ppt.toybox.pool import ANY, NONE, build_pool, mosaic, part_id_map
 from ppt.toybox.pretrain import main
 from ppt.toybox.pretrain_clip import nouns_hold
-from ppt.toybox.prompts import KINDS, asked_for, choose_target, sample_prompt
+from ppt.toybox.prompts import KINDS, choose_target, sample_prompt
 from ppt.toybox.shapes import CLASS_NAMES, COLOUR_NAMES
 from ppt.toybox.surgery import encode_texts, patch_tokens
 from ppt.toybox.world import IMAGE_SIZE, MIN_VISIBLE_PX, object_centric, scene
@@ -243,40 +243,12 @@ def test_prompts_are_labelled_by_their_target():
     for kind in KINDS:
         for num_points in (1, 2, 8):
             target = choose_target(ids, rng)
-            points, labels = sample_prompt(target, ids, kind, num_points, rng)
+            points, labels = sample_prompt(target, ids, kind, num_points, False, rng)
             assert points.shape == (num_points, 2)
             assert (labels == 1).any()
-            if kind == "stray":
-                continue  # its labels may be wrong
-            wanted = ids == 0 if kind == "background" else target
             columns, rows = (points.round().astype(int).clip(0, IMAGE_SIZE - 1)).T
             real = labels >= 0
-            assert np.array_equal(wanted[rows, columns][real], labels[real] == 1)
-
-
-def test_prompts_are_taken_at_their_word():
-    """A picture of 20 x 20: an object of two parts on the left, one of one part on the right."""
-    ids = np.zeros((20, 20), np.uint8)
-    ids[2:10, 1:7], ids[10:18, 1:7], ids[5:15, 12:18] = 1, 2, 17
-    head, body, other, ground = (3, 5), (3, 14), (14, 9), (9, 2)
-
-    def mask(*prompt):
-        points = np.array([point for point, _ in prompt], np.float32)
-        return asked_for(ids, points, np.array([label for _, label in prompt]))
-
-    whole, background = (ids == 1) | (ids == 2), ids == 0
-    assert np.array_equal(mask((head, 1), (body, 1)), whole)
-    assert np.array_equal(mask((head, 1), (head, 1)), ids == 1)  # a part alone
-    assert np.array_equal(mask((head, 1), (other, 1)), (ids == 1) | (ids == 17))
-    assert np.array_equal(mask((head, 1), (body, 1), (other, 0)), whole)
-    assert np.array_equal(mask((ground, 1)), background)
-    assert np.array_equal(mask((head, 1), (body, 1), (ground, 1)), whole | background)
-    assert np.array_equal(mask((head, 1), (body, 1), ((0, 0), -1)), whole)  # padding says nothing
-    # On the other object the right half is nearer to the negative point.
-    split = mask(((13, 9), 1), ((16, 9), 0))
-    assert split[:, :15].sum() == 10 * 3 and not split[:, 15:].any()
-    # A negative point takes away the part that it lies on, and nothing else.
-    assert np.array_equal(mask((head, 1), ((5, 8), 1), (body, 0)), ids == 1)
+            assert np.array_equal(target[rows, columns][real], labels[real] == 1)
 
 
 def test_a_noun_holds_where_its_class_and_colour_meet_in_one_object():
@@ -327,11 +299,7 @@ def test_clip_recognises_and_localises(clip):
 
 def test_sam_obeys_points(sam):
     quality = measure_sam(sam, count=40)
-    assert quality["box_whole"] > 0.7
-    assert quality["far_whole"] > 0.7
+    assert quality["box_whole"] > 0.75
+    assert quality["far_whole"] > 0.75
     # SAM's ambiguity: one point alone does not tell the part from the whole.
     assert quality["one_part_best"] > quality["one_part"] + 0.1
-    # It takes points at their word.
-    assert quality["background"] > 0.9
-    assert quality["stray"] > 0.6
-    assert quality["negative_removed"] > 0.5
