@@ -24,6 +24,7 @@ from ppt.config import (
     data_formats,
     load_curriculum,
 )
+from ppt.config.stage_kinds import STAGE_KINDS
 from ppt.curriculum.inputs import prepare
 from ppt.curriculum.run import make_inputs, train_stages
 from ppt.doctor.data_sets import check_data
@@ -36,7 +37,6 @@ from ppt.store.nodes import Node, Store
 from ppt.tracking.record import RunRecord
 from ppt.training import criterion
 from ppt.training.criterion import DecodedMasks, SetCriterion
-from ppt.training.stage_kinds import STAGE_KINDS
 
 ROOT = Path(__file__).parents[2]
 
