@@ -9,6 +9,7 @@ what the paper does not determine.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, get_args
 
@@ -92,7 +93,8 @@ StageName = Annotated[str, _name_check("_-", 60, STAGE_NAMES_IN_USE)]
 
 
 def _check_store(store: str) -> str:
-    if not store.isprintable() or store != store.strip() or not store:
+    unwritable = any(unicodedata.category(c) in ("Cc", "Cs") for c in store)
+    if unwritable or store != store.strip() or not store:
         raise ValueError(
             "must be the path of a folder or a URL, without control characters and without blanks "
             f"at its ends, got {shown(store)}"
@@ -101,6 +103,8 @@ def _check_store(store: str) -> str:
 
 
 StorePath = Annotated[str, AfterValidator(_check_store)]
+"""The folder or fsspec URL of a store."""
+
 
 # ---------------------------------------------------------------- data
 
@@ -347,19 +351,19 @@ class Resources(_Config):
     # The number of workers that train; [fewest, most] trains with as many as the cluster has.
     num_workers: Workers | tuple[Workers, Workers] = 1
     # The CPUs of each worker.
-    cpus_per_worker: float = Field(1.0, gt=0, le=1_000)
+    cpus_per_worker: float = Field(1.0, gt=0)
     # The GPUs of each worker; 0 trains on CPUs.
-    gpus_per_worker: float = Field(0.0, ge=0, le=1_000)
+    gpus_per_worker: float = Field(0.0, ge=0)
     # The CPUs of a task that reads rows for the workers.
-    cpus_per_reader: float = Field(1.0, ge=0, le=1_000)
+    cpus_per_reader: float = Field(1.0, ge=0)
     # The number of actors that carry out every step but training.
     num_actors: int = Field(1, gt=0, le=1_000)
     # The CPUs of each actor.
-    cpus_per_actor: float = Field(1.0, gt=0, le=1_000)
+    cpus_per_actor: float = Field(1.0, gt=0)
     # The GPUs of each actor, which may be a share of one.
-    gpus_per_actor: float = Field(0.0, ge=0, le=1_000)
+    gpus_per_actor: float = Field(0.0, ge=0)
     # How often a training starts again after a worker was lost.
-    max_failures: int = Field(2, ge=0, le=1_000)
+    max_failures: int = Field(2, ge=0)
 
     @field_validator("num_workers", mode="wrap")
     @classmethod

@@ -63,7 +63,8 @@ def read_mapping(path: Path, absent: str, *, typed: bool = False) -> dict[str, A
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise ConfigError("\n".join(f"{name}: {s}" for s in str(error).splitlines())) from None
+        lines = (f"{name} cannot be read as YAML: {line}" for line in str(error).splitlines())
+        raise ConfigError("\n".join(lines)) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{name} must hold a mapping of keys, got {shown(tree)}")
     return tree
@@ -87,7 +88,7 @@ def parse_yaml(text: str, *, typed: bool = False) -> Any:
         mark = error.problem_mark or error.context_mark
         raise ValueError(f"line {mark.line + 1 if mark else 1}: {problem}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise ValueError(f"is no YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     if root is None:

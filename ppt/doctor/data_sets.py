@@ -12,7 +12,7 @@ from pathlib import Path
 from ppt.config import Data, DataFormat
 from ppt.data.expected import SplitCount
 from ppt.data.refer import ReferData, split_counts
-from ppt.data.source import Source, group_reasons, told
+from ppt.data.source import Source, group_reasons
 from ppt.data.table import TableData, TableSource
 from ppt.doctor.check import Check
 from ppt.doctor.published import (
@@ -47,8 +47,8 @@ def check_data(role: str, data: Data) -> tuple[Check, Content | None]:
     except FileNotFoundError as error:
         check = Check(name, "missing", str(error), where_source(config))
         return check, published_content(config)
-    except Exception as error:  # an index of another form than expected may raise any
-        return Check(name, "wrong", told(error), where_source(config)), None
+    except (ValueError, OSError) as error:
+        return Check(name, "wrong", str(error), where_source(config)), None
     if isinstance(config, TableData):
         return _check_table(name, config, source, truth=role in WITH_TRUTH)
     return _check_source(name, config, source)

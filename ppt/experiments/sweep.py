@@ -20,6 +20,9 @@ from ppt.config.yaml_text import read_mapping
 Values = Mapping[str, Any]
 """The values of a trial, one for each key of the sweep's space."""
 
+MAX_TRIALS = 10_000
+"""The most trials of a sweep."""
+
 OURS = ("name", "store", "model_selection")
 """The keys of a curriculum that the sweep itself sets."""
 
@@ -67,7 +70,7 @@ class Sweep(_Config):
     name: RunName
     curriculum: Path  # relative to the sweep file's folder
     search: Literal["grid", "random", "optuna"] = "grid"
-    num_samples: int = Field(10, gt=0, le=10_000)
+    num_samples: int = Field(10, gt=0, le=MAX_TRIALS)
     seed: int = 0
     space: dict[str, list[Any] | Range] = Field(min_length=1)
     scheduler: Literal["none", "asha"] = "none"
@@ -86,6 +89,9 @@ class Sweep(_Config):
                     )
             elif not values:
                 raise ValueError(f"space.{key} must have at least one value, got []")
+        number = math.prod(len(v) for v in self.space.values() if isinstance(v, list))
+        if self.search == "grid" and number > MAX_TRIALS:
+            raise ValueError(f"space has {number} trials, more than {MAX_TRIALS}")
         return self
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,9 @@ def test_all_mistakes_are_told_at_once(quickstart: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_curriculum(quickstart, [*wrong, "store=", "stages.ris_joint.kind=x"])
     lines = str(caught.value).splitlines()
-    starts = ["override 'stages.x", "override 'nonsense'", "num_buckets: ", "seed: ", "stages.ris_"]
-    starts += ["store: ", "unknown key 'training.learningrate'"]
-    assert len(lines) == len(starts)
-    assert all(line.startswith(start) for line, start in zip(sorted(lines), sorted(starts)))
+    starts = ["num_buckets: ", "override 'nonsense'", "override 'stages.x", "seed: "]
+    starts += ["stages.ris_joint.kind: ", "store: ", "unknown key 'training.learningrate'"]
+    assert all(s.startswith(start) for s, start in zip(sorted(lines), starts, strict=True))
 
 
 def test_a_new_stage_is_given_whole(quickstart: Path) -> None:
@@ -175,9 +175,9 @@ def test_a_missing_path_says_what_to_give() -> None:
 
 # ---------------------------------------------------------------- files
 
-HUNDREDS = "\n".join(
+EXPANDING = "\n".join(
     ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
-    + [f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefgh", "bcdefghi")]
+    + [f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in pairwise("abcdefghi")]
 )
 
 
@@ -186,7 +186,7 @@ HUNDREDS = "\n".join(
     [
         ("seed: 1\nseed: 2\nname: a\nname: b", ["line 2: key 'seed' is", "line 4: key 'name' is"]),
         ("a: {b: 1, 'b': 2}", ["line 1: key 'b' is given twice"]),
-        (HUNDREDS, ["more than 5000 values"]),
+        (EXPANDING, ["more than 5000 values"]),
         ("a: &a [*a]", ["line 1: more than 20 groups or lists"]),
         ("a: " + "[" * 30000, ["line 1: more than 20 groups or lists"]),
         ("- " * 10000, ["more than 20 groups or lists"]),
@@ -194,7 +194,7 @@ HUNDREDS = "\n".join(
         ("a: !!python/name:os.system", ["line 1: tags such as"]),
         ("? [a]\n: 1", ["line 1: a key must be a text"]),
         ("a: b: c", ["line 1: mapping values are not allowed"]),
-        ('a: "\\UFFFFFFFF"', ["is no YAML"]),
+        ('a: "\\UFFFFFFFF"', ["cannot be read as YAML"]),
         ("a: 1\n---\nb: 1", ["line 2: expected a single document"]),
         ("", ["must hold a mapping of keys, got None"]),
     ],
@@ -347,16 +347,20 @@ def test_a_base_may_have_a_base(tmp_path: Path) -> None:
         ("base: list.yaml\nname: x", "list.yaml must hold a mapping"),
         ("base: .\nname: x", "is a folder"),
         ("base: /dev/zero\nname: x", "/dev/zero is no regular file"),
-        ("base: chain0.yaml\nname: x", "more than 20 files are each the base of another"),
     ],
 )
 def test_what_is_wrong_with_a_base(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "y.yaml").write_text("base: x.yaml\nname: y")
     (tmp_path / "list.yaml").write_text("[1]")
-    for i in range(2000):
-        (tmp_path / f"chain{i}.yaml").write_text(f"base: chain{(i + 1) % 2000}.yaml")
     with pytest.raises(ConfigError, match=message):
         load_curriculum(changed(tmp_path, text, "x.yaml"))
+
+
+def test_a_long_circle_of_bases(tmp_path: Path) -> None:
+    for i in range(2000):
+        (tmp_path / f"{i}.yaml").write_text(f"base: {(i + 1) % 2000}.yaml")
+    with pytest.raises(ConfigError, match="0.yaml: more than 20 files are each the base of anoth"):
+        load_curriculum(tmp_path / "0.yaml")
 
 
 # ---------------------------------------------------------------- the paper's
