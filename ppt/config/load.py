@@ -11,14 +11,11 @@ from pydantic import ValidationError
 
 from ppt.config.curriculum import ConfigError, Curriculum
 from ppt.config.data_formats import DataFormat, format_class
-from ppt.config.messages import place_of, shown
+from ppt.config.messages import MAX_LINES, place_of, shown
 from ppt.config.yaml_text import MAX_DEPTH, parse_yaml, read_mapping
 
 MAX_BASES = 20
 """The most files of which each is the base of another."""
-
-MAX_LINES = 100
-"""The most wrong keys that are told at once."""
 
 
 def load_curriculum(path: str | Path, overrides: Sequence[str] = ()) -> Curriculum:
@@ -224,12 +221,16 @@ def _explain(error: Any, tree: Any) -> list[str]:
 
 
 def _keys_at(tree: Any, place: Sequence[Any]) -> list[str]:
-    """Return the keys that the group at a place may have."""
+    """Return the keys that the group at a place may have, if its class says so."""
     kind: Any = Curriculum
     for part in place:
         tree = tree[part]
-        is_dict = get_origin(kind) is dict
-        kind = get_args(kind)[1] if is_dict else kind.model_fields[part].annotation
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        elif part in (fields := getattr(kind, "model_fields", {})):
+            kind = fields[part].annotation
+        else:
+            return []
         if kind is DataFormat:
             kind = format_class(tree["format"])
     return list(getattr(kind, "model_fields", ()))

@@ -7,6 +7,9 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+MAX_LINES = 100
+"""The most wrong keys that are told at once."""
+
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from ppt.config.curriculum import ConfigError
-from ppt.config.messages import shown
+from ppt.config.messages import MAX_LINES, shown
 
 MAX_BYTES = 32 * 1024
 """The size of the largest file, in bytes."""
@@ -78,8 +78,8 @@ def parse_yaml(text: str, *, typed: bool = False) -> Any:
         typed: whether plain values that are numbers or booleans in JSON become these.
 
     Raises:
-        ValueError: tells the line and what is wrong with it. There is a line of the message for
-            each key that occurs twice.
+        ValueError: tells the line and what is wrong with it. The message has a line for each
+            key that occurs twice, up to `MAX_LINES` of them.
     """
     try:
         root = yaml.compose(text, Loader=_Loader)
@@ -96,7 +96,7 @@ def parse_yaml(text: str, *, typed: bool = False) -> Any:
     reader = _Reader(typed)
     tree = reader.read(root)
     if reader.repeated:
-        raise ValueError("\n".join(reader.repeated))
+        raise ValueError("\n".join(reader.repeated[:MAX_LINES]))
     return tree
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from ppt.config import ConfigError, load_curriculum, parse_curriculum
-from ppt.config.load import MAX_LINES
+from ppt.config.messages import MAX_LINES
 
 CURRICULA = Path(__file__).parents[2] / "curricula"
 
