@@ -8,11 +8,24 @@ what the paper does not determine.
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from ppt.config.data_formats import ObjectCentricData, ReferringData
+from ppt.config.data_formats import ObjectCentricData, ReferringData, Seed
+from ppt.config.messages import shown
+from ppt.config.stage_kinds import STAGE_KINDS
 
 SourceName = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
 """The four sources of training samples: D_sem, D_ref, H_sem and H_ref (Section 3.3)."""
@@ -27,7 +40,70 @@ class ConfigError(ValueError):
 class _Config(BaseModel):
     """A group of keys: unknown ones are refused, and values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------- names
+
+_RESERVED_BY_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+RUN_NAMES_IN_USE = ("store", "ray-train", "local-train", "ray-tune")
+"""Folders of a store that are not those of a run."""
+
+STAGE_NAMES_IN_USE = (
+    *("clip_sam_published", "clip_sam_best"),
+    *("referring", "object_centric", "validation", "evaluation", "d_ref"),
+    *("prepare", "encode", "label", "synthesise", "select", "evaluate"),
+    *("results", "rounds", "lavt", "cris"),
+)
+"""Names that a run's results, its summary or a command's options have for something else: the
+baselines, the data sets, the commands, the folders and the protocols."""
+
+
+def _name_check(punctuation: str, most: int, in_use: Collection[str]) -> AfterValidator:
+    """Return a check that a text can name a file on any system, and does not name another one.
+
+    Args:
+        punctuation: the characters that are permitted beside letters and digits.
+        most: the largest number of characters.
+        in_use: names that mean something else, in lower case.
+    """
+    pattern = re.compile(rf"[A-Za-z0-9][A-Za-z0-9{re.escape(punctuation)}]*")
+
+    def check(name: str) -> str:
+        if not pattern.fullmatch(name) or len(name) > most or name.endswith("."):
+            raise ValueError(
+                f"must have 1 to {most} of A-Z, a-z, 0-9 and {' '.join(punctuation)}, begin with a "
+                f"letter or digit and not end with a dot, got {shown(name)}"
+            )
+        if name.lower() in in_use:
+            raise ValueError(f"{name!r} is the name of something else here: choose another name")
+        if _RESERVED_BY_WINDOWS.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be a file's name on Windows: choose another name")
+        return name
+
+    return AfterValidator(check)
+
+
+RunName = Annotated[str, _name_check("_.+-", 100, RUN_NAMES_IN_USE)]
+"""The name of a run or a sweep, which is that of its folder in the store."""
+
+StageName = Annotated[str, _name_check("_-", 60, STAGE_NAMES_IN_USE)]
+"""The name of a stage, which is that of its files; `.` separates it from the number of a round."""
+
+
+def _check_store(store: str) -> str:
+    unwritable = any(unicodedata.category(c) in ("Cc", "Cs") for c in store)
+    if unwritable or store != store.strip() or not store:
+        raise ValueError(
+            "must be the path of a folder or a URL, without control characters and without blanks "
+            f"at its ends, got {shown(store)}"
+        )
+    return store
+
+
+StorePath = Annotated[str, AfterValidator(_check_store)]
+"""The folder or fsspec URL of a store."""
 
 
 # ---------------------------------------------------------------- data
@@ -59,9 +135,9 @@ class ClipConfig(_Config):
     # "toybox" for the embedded CLIP, or open_clip's name of a plain ViT.
     name: str = "toybox"
     # The path of a file, one of open_clip's tags, or "random" for tests of full-size nets.
-    weights: str | None = None
+    weights: str | None = Field(None, min_length=1)
     # The side in pixels to which pictures are resized; null for the size of the model.
-    image_size: int | None = Field(None, gt=0)
+    image_size: int | None = Field(None, gt=0, le=4_096)
     # The image blocks, counted from 1, after which features are taken for the point generator.
     # Null for the toybox's own, otherwise the last block of each third (our choice but for ViT-B).
     taps: tuple[int, ...] | None = None
@@ -79,26 +155,26 @@ class SamConfig(_Config):
     # "toybox" for the embedded SAM, or vit_b, vit_l, vit_h or mobile_sam.
     name: str = "toybox"
     # The path of a file, or "random" for tests of full-size nets.
-    weights: str | None = None
+    weights: str | None = Field(None, min_length=1)
 
 
 class PointGeneratorConfig(_Config):
     """The trainable part. Its sizes give the paper's 20.7M parameters (our choice)."""
 
     # K, the number of queries.
-    num_queries: int = Field(10, gt=0)
+    num_queries: int = Field(10, gt=0, le=1_000)
     # M, the number of points that each query generates.
-    num_points: int = Field(8, gt=0)
+    num_points: int = Field(8, gt=0, le=1_000)
     # The width of the queries.
-    hidden_size: int = Field(512, gt=0)
+    hidden_size: int = Field(512, gt=0, le=16_384)
     # The number of heads of each attention.
     num_heads: int = Field(8, gt=0)
     # The inner width of the feed-forward networks.
-    ffn_size: int = Field(1744, gt=0)
+    ffn_size: int = Field(1744, gt=0, le=16_384)
     # The width in which image and text features are fused.
-    fusion_size: int = Field(64, gt=0)
+    fusion_size: int = Field(64, gt=0, le=16_384)
     # The inner width of the heads that predict points and scores.
-    head_size: int = Field(256, gt=0)
+    head_size: int = Field(256, gt=0, le=16_384)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> PointGeneratorConfig:
@@ -134,9 +210,9 @@ class PointRecipe(_Config):
     # The similarity, from 0 to 1, above which a cell belongs to the response.
     threshold: float = Field(0.8, gt=0, lt=1)
     # The number of positive points of "near".
-    num_positive: int = Field(6, gt=0)
+    num_positive: int = Field(6, gt=0, le=1_000)
     # The number of negative points of "near".
-    num_negative: int = Field(4, ge=0)
+    num_negative: int = Field(4, ge=0, le=1_000)
 
 
 class Labels(_Config):
@@ -151,7 +227,7 @@ class Labels(_Config):
     # Candidates whose masks overlap by more than this IoU are one candidate (our choice).
     merge_iou: float = Field(0.8, gt=0, le=1)
     # The most instances of one phrase that become candidates; the paper has one.
-    max_instances: int = Field(1, gt=0)
+    max_instances: int = Field(1, gt=0, le=1_000)
     # The least similarity of a further instance, as a share of the strongest (our choice).
     instance_threshold: float = Field(0.85, gt=0, le=1)
     # Which of several candidates is the referent before any Select: none (Section 3.3), or the one
@@ -163,13 +239,13 @@ class Synthesis(_Config):
     """D_ref: pictures with relations that are made of the pictures of D_sem (Section 3.2)."""
 
     # The number of pictures that are made.
-    num_pictures: int = Field(gt=0)
+    num_pictures: int = Field(gt=0, le=1_000_000)
     # The share of pictures made by composition, as mosaics; fusion makes the others (our choice).
     composition: float = Field(0.5, ge=0, le=1)
     # The side in pixels of the square pictures (our choice).
-    size: int = Field(448, gt=0)
+    size: int = Field(448, gt=0, le=4_096)
     # The seed of D_ref. It is not the seed of the run, so that runs of several seeds share D_ref.
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Select(_Config):
@@ -219,7 +295,7 @@ class Training(_Config):
     """What all stages have in common. The optimiser is Adam (Section 4.1)."""
 
     # The number of expressions in an iteration, over all workers (Section 4.1).
-    global_batch_size: int = Field(64, gt=0)
+    global_batch_size: int = Field(64, gt=0, le=100_000)
     # The learning rate (Section 4.1).
     learning_rate: float = Field(1e-3, gt=0)
     # How the learning rate changes within a stage: not at all, or it rises in a short warm-up and
@@ -235,36 +311,35 @@ class Training(_Config):
     loss_weights: LossWeights = LossWeights()
 
 
-StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-"""A name that may be part of a file's name; `.` separates it from the number of a round."""
-
-
 class Stage(_Config):
     """One stage of the curriculum: an optional Select, then training."""
 
     # The sources to train on, and how often a sample of each occurs in an epoch; 1 for each source
     # is the union in Eq. 5 to 7.
-    sources: dict[SourceName, float] = Field(min_length=1)
+    sources: dict[SourceName, Annotated[float, Field(gt=0, le=1_000)]] = Field(min_length=1)
     # The number of epochs in each round.
-    num_epochs: int = Field(gt=0)
-    # How the stage trains: a name in ppt/training/stage_kinds.py.
+    num_epochs: int = Field(gt=0, le=10_000)
+    # How the stage trains: a name in ppt/config/stage_kinds.py.
     kind: str = "standard"
     # Whether Select chooses the referents anew before each round, with the model as it is then.
     select: bool = False
     # How often Select and training are repeated (Eq. 7).
-    rounds: int = Field(1, gt=0)
+    rounds: int = Field(1, gt=0, le=1_000)
     # The learning rate of this stage; null for training.learning_rate.
     learning_rate: float | None = Field(None, gt=0)
 
-    @model_validator(mode="after")
-    def _weights_positive(self) -> Stage:
-        for source, weight in self.sources.items():
-            if weight <= 0:
-                raise ValueError(f"sources.{source} must be > 0, got {weight}")
-        return self
+    @field_validator("kind")
+    @classmethod
+    def _is_known(cls, kind: str) -> str:
+        if kind not in STAGE_KINDS:
+            raise ValueError(f"must be one of {', '.join(STAGE_KINDS)}, got {shown(kind)}")
+        return kind
 
 
 # ---------------------------------------------------------------- where it runs
+
+
+Workers = Annotated[int, Field(ge=1, le=1_000)]
 
 
 class Resources(_Config):
@@ -274,7 +349,7 @@ class Resources(_Config):
     """
 
     # The number of workers that train; [fewest, most] trains with as many as the cluster has.
-    num_workers: int | tuple[int, int] = 1
+    num_workers: Workers | tuple[Workers, Workers] = 1
     # The CPUs of each worker.
     cpus_per_worker: float = Field(1.0, gt=0)
     # The GPUs of each worker; 0 trains on CPUs.
@@ -282,7 +357,7 @@ class Resources(_Config):
     # The CPUs of a task that reads rows for the workers.
     cpus_per_reader: float = Field(1.0, ge=0)
     # The number of actors that carry out every step but training.
-    num_actors: int = Field(1, gt=0)
+    num_actors: int = Field(1, gt=0, le=1_000)
     # The CPUs of each actor.
     cpus_per_actor: float = Field(1.0, gt=0)
     # The GPUs of each actor, which may be a share of one.
@@ -290,14 +365,19 @@ class Resources(_Config):
     # How often a training starts again after a worker was lost.
     max_failures: int = Field(2, ge=0)
 
-    @field_validator("num_workers", mode="before")
+    @field_validator("num_workers", mode="wrap")
     @classmethod
-    def _some_workers(cls, value: Any) -> Any:
-        numbers = list(value) if isinstance(value, (list, tuple)) else [value, value]
-        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
-        if not whole or len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
-            raise ValueError(f"must be a number from 1 or [fewest, most], got {value!r}")
-        return value
+    def _some_workers(cls, value: Any, read: Callable[[Any], Any]) -> Any:
+        wrong = f"must be a number from 1 to 1000 or [fewest, most], got {shown(value)}"
+        if isinstance(value, bool):
+            raise ValueError(wrong)
+        try:
+            number = read(value)
+        except ValidationError:
+            raise ValueError(wrong) from None
+        if isinstance(number, tuple) and number[0] > number[1]:
+            raise ValueError(wrong)
+        return number
 
     @property
     def fewest_workers(self) -> int:
@@ -320,13 +400,13 @@ class Curriculum(_Config):
     """Everything that a run consists of."""
 
     # The name of the run and of its folder.
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
+    name: RunName
     # The seed of the point generator and of the order of the samples.
-    seed: int = 0
+    seed: Seed = 0
     # The folder or fsspec URL for tables, checkpoints and runs.
-    store: str = "runs"
+    store: StorePath = "runs"
     # The number of files that each table is split into.
-    num_buckets: int = Field(16, gt=0)
+    num_buckets: int = Field(16, gt=0, le=10_000)
     # The data sets.
     data: Data
     # The frozen encoders and the point generator.
@@ -345,21 +425,29 @@ class Curriculum(_Config):
     model_selection: ModelSelection = "last"
     # The side in pixels of the pictures from which `clip_sam_published` makes its similarity maps,
     # 512 in CLIP Surgery's own demonstration; null for the size of `model.clip`.
-    published_image_size: int | None = Field(None, gt=0)
+    published_image_size: int | None = Field(None, gt=0, le=4_096)
     # What is asked of Ray.
     resources: Resources = Resources()
 
     @model_validator(mode="after")
     def _stages_can_run(self) -> Curriculum:
+        wrong = []
         batch, workers = self.training.global_batch_size, self.resources.most_workers
         if batch < workers:
-            raise ValueError(
+            wrong.append(
                 f"training.global_batch_size must be >= resources.num_workers ({workers}), "
                 f"got {batch}"
             )
         first = next(iter(self.stages), None)
         if first is not None and self.stages[first].select:
-            raise ValueError(
+            wrong.append(
                 f"stages.{first}.select must be false: Select needs the model of a stage before"
             )
+        files: dict[str, str] = {}
+        for name in self.stages:
+            other = files.setdefault(name.lower(), name)
+            if other != name:
+                wrong.append(f"stages.{name} and stages.{other} would be one file on some systems")
+        if wrong:
+            raise ValueError("\n".join(wrong))
         return self

@@ -12,8 +12,20 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
+
+from ppt.config.messages import shown
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""A seed of random numbers; NumPy takes none below 0, and torch none above 64 bits."""
 
 REFERRING = {
     "refer": "ppt.data.refer:ReferData",
@@ -34,10 +46,11 @@ class DataFormat(BaseModel, ABC):
     """The configuration of one data set. A subclass adds the keys that its format needs.
 
     Values must be hashable, because a process keeps the data sets that it has opened by their
-    configurations: a list in the YAML is a tuple here.
+    configurations: a list in the YAML is a tuple here. A value of the YAML is a text, of which the
+    field's type makes a number, a path, or true or false.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # The name that selected this class in a registry.
     format: str
@@ -51,13 +64,22 @@ class DataFormat(BaseModel, ABC):
         """
 
 
+def format_class(name: str) -> type[DataFormat]:
+    """Return the class of a format. Raises ValueError if it cannot be loaded."""
+    module, _, class_name = (REFERRING | OBJECT_CENTRIC)[name].partition(":")
+    try:
+        return getattr(import_module(module), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"format {name!r} cannot be loaded: {error}") from error
+
+
 def _reader(formats: Mapping[str, str]) -> Callable[[Any], DataFormat]:
     """Return a validator that turns a group of keys into the class of its format."""
 
     def read(value: Any) -> DataFormat:
         group = dict(value) if isinstance(value, DataFormat) else value
         if not isinstance(group, dict):
-            raise ValueError(f"must be a group of keys such as {{format: ...}}, got {value!r}")
+            raise ValueError(f"must be a group of keys such as {{format: ...}}, got {shown(value)}")
         name = group.get("format")
         if not isinstance(name, str) or name not in formats:
             problem = PydanticCustomError(
@@ -66,12 +88,7 @@ def _reader(formats: Mapping[str, str]) -> Callable[[Any], DataFormat]:
             raise ValidationError.from_exception_data(
                 "DataFormat", [{"type": problem, "loc": ("format",), "input": name}]
             )
-        module, _, class_name = formats[name].partition(":")
-        try:
-            data_format = getattr(import_module(module), class_name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"format {name!r} cannot be loaded: {error}") from error
-        return data_format.model_validate(group)
+        return format_class(name).model_validate(group)
 
     return read
 

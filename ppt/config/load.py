@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import ValidationError
 
 from ppt.config.curriculum import ConfigError, Curriculum
+from ppt.config.data_formats import DataFormat, format_class
+from ppt.config.messages import MAX_LINES, place_of, shown
+from ppt.config.yaml_text import MAX_DEPTH, parse_yaml, read_mapping
+
+MAX_BASES = 20
+"""The most files of which each is the base of another."""
 
 
 def load_curriculum(path: str | Path, overrides: Sequence[str] = ()) -> Curriculum:
@@ -22,15 +28,14 @@ def load_curriculum(path: str | Path, overrides: Sequence[str] = ()) -> Curricul
 
     Args:
         path: the YAML file.
-        overrides: changes such as "stages.ris_joint.num_epochs=2"; the values are YAML.
+        overrides: changes such as "stages.ris_joint.num_epochs=2". A value is a text as it stands;
+            `null` removes the key, and [...], {...} and a quoted text are YAML.
 
     Raises:
         ConfigError: names the file or the key that is wrong.
     """
     tree = _read_tree(Path(path))
-    for override in overrides:
-        _apply(tree, override)
-    return parse_curriculum(tree)
+    return parse_curriculum(tree, _apply(tree, overrides))
 
 
 def load_row(
@@ -55,9 +60,8 @@ def load_row(
     if own is None:
         raise ConfigError(f"{path}: a row contains what differs from its base: give it a base")
     tree = _inherited(Path(base) if base else own, (path,))
-    for override in overrides:
-        _apply(tree, override)
-    return parse_curriculum(_merge(tree, row))
+    faults = _apply(tree, overrides)
+    return parse_curriculum(_merge(tree, row), faults)
 
 
 def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -65,10 +69,12 @@ def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
     `below` are the files, from the first on, that led to this one as a base.
     """
+    tree = _read_file(path, below)
     if path.resolve() in (file.resolve() for file in below):
         circle = " -> ".join(str(file) for file in (*below, path))
         raise ConfigError(f"base goes in a circle: {circle}")
-    tree = _read_file(path, below)
+    if len(below) > MAX_BASES:
+        raise ConfigError(f"{below[0]}: more than {MAX_BASES} files are each the base of another")
     base = _base_of(tree, path)
     return tree if base is None else _merge(_inherited(base, (*below, path)), tree)
 
@@ -86,23 +92,16 @@ def _base_of(tree: dict[str, Any], path: Path) -> Path | None:
         return None
     base = tree.pop("base")
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: base must be the path of a YAML file, got {base!r}")
+        raise ConfigError(f"{path}: base must be the path of a YAML file, got {shown(base)}")
     return path.parent / base
 
 
 def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the keys of one file, without those of its base."""
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        if below:
-            raise ConfigError(f"{below[-1]}: base {str(path)!r} is no file") from None
-        raise ConfigError(f"no curriculum at {str(path)!r}: give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys, got {type(tree).__name__}")
-    return tree
+    absent = f"no curriculum at {str(path)!r}: give the path of a YAML file"
+    if below:
+        absent = f"{below[-1]}: base {str(path)!r} is no file"
+    return read_mapping(path, absent)
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -124,47 +123,114 @@ def _same(base: dict[str, Any], changes: dict[str, Any]) -> bool:
     return changes.get("format", base.get("format")) == base.get("format")
 
 
-def parse_curriculum(tree: dict[str, Any]) -> Curriculum:
-    """Validate plain data as a `Curriculum`; a `ConfigError` has one line for each wrong key."""
+def parse_curriculum(tree: dict[str, Any], faults: Sequence[str] = ()) -> Curriculum:
+    """Validate plain data as a `Curriculum`.
+
+    Args:
+        tree: the keys. A text is taken for a number, or for true or false, where one is needed.
+        faults: what is known to be wrong with the curriculum before.
+
+    Raises:
+        ConfigError: has one line for each fault and each wrong key.
+    """
+    lines = list(faults)
     try:
-        return Curriculum.model_validate(tree)
+        curriculum = Curriculum.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+        errors = error.errors()
+        lines += [line for e in errors[:MAX_LINES] for line in _explain(e, tree)]
+        if len(errors) > MAX_LINES:
+            lines.append(f"and {len(errors) - MAX_LINES} more mistakes")
+    if lines:
+        raise ConfigError("\n".join(lines))
+    return curriculum
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set the key of an override such as "seed=7" in `tree`."""
+def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Set the keys of overrides such as "seed=7" in `tree`, and return a line for each mistake."""
+    faults = []
+    for override in overrides:
+        try:
+            _apply_one(tree, override)
+        except ValueError as error:
+            faults += [f"override {shown(override)}: {line}" for line in str(error).splitlines()]
+    return faults
+
+
+def _apply_one(tree: dict[str, Any], override: str) -> None:
+    """Set the key of one override in `tree`, or remove it if its value is `null`.
+
+    Raises ValueError if this cannot be done.
+    """
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {override!r} must look like stages.NAME.num_epochs=2")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
     *parents, leaf = key.split(".")
-    match tree, parents:  # a key of a new stage is refused; a new stage is stages.NAME={...}
-        case {"stages": dict(stages)}, ["stages", stage, *_] if stage not in stages:
-            known = ", ".join(stages) or "none"
-            raise ConfigError(f"override {override!r}: no such stage; this curriculum has {known}")
+    if not equals or not key or len(parents) > MAX_DEPTH:
+        raise ValueError("must look like stages.NAME.num_epochs=2")
+    value = _value_of(text)
+    match tree, [*parents, leaf]:  # a new stage is given whole, as stages.NAME={...}
+        case {"stages": dict(stages)}, ["stages", stage, *rest] if stage not in stages:
+            if rest or value is None:
+                known = ", ".join(stages) or "none"
+                raise ValueError(f"no such stage; this curriculum has {place_of([known])}")
     node = tree
     for i, parent in enumerate(parents):
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            here = ".".join(parents[: i + 1])
-            raise ConfigError(f"override {override!r}: {here} is a value, not a group of keys")
-        node = child
-    node[leaf] = value
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise ValueError(f"{place_of(parents[: i + 1])} is a value, not a group of keys")
+    if value is None:
+        node.pop(leaf, None)
+    else:
+        node[leaf] = value
 
 
-def _explain(error: Any) -> str:
-    """Return one line for an error of pydantic: the key, what is wrong with it, and the value."""
-    place = ".".join(str(part) for part in error["loc"])
-    value = error.get("input")
+def _value_of(text: str) -> Any:
+    """Return the value of an override, which is its text as it stands, with two exceptions.
+
+    `null` and `~` are None, and what begins with a bracket, a brace or a quotation mark is YAML.
+    Raises ValueError if it is not.
+    """
+    if text in ("null", "~"):
+        return None
+    if not text.startswith(("[", "{", "'", '"')):
+        return text
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        hint = f"quote a text that begins with {text[0]}"
+        raise ValueError(f"{shown(text)} is not a YAML value ({error}); {hint}") from None
+
+
+def _explain(error: Any, tree: Any) -> list[str]:
+    """Return the lines for an error of pydantic: the key, what is wrong with it, and the value."""
+    *group, key = error["loc"] or [""]
+    place = place_of(group if key == "[key]" else error["loc"])
+    value = shown(error.get("input"))
+    begin = f"{place}: " if place else ""
     match error["type"]:
         case "extra_forbidden":
-            return f"unknown key {place!r} (value {value!r})"
+            near = get_close_matches(str(key)[:100], _keys_at(tree, group), n=1)
+            hint = f": did you mean {place_of([*group, *near])}?" if near else ""
+            return [f"unknown key '{place}' (value {value}){hint}"]
         case "missing":
-            return f"{place} is missing: set it in the YAML or give {place}=VALUE"
+            return [f"{place} is missing: set it in the YAML or give {place}=VALUE"]
         case "value_error":
-            return f"{place + ': ' if place else ''}{error['ctx']['error']}"
-    return f"{place}: {error['msg'][0].lower()}{error['msg'][1:]}, got {value!r}"
+            return [begin + line for line in str(error["ctx"]["error"]).splitlines()]
+    return [f"{begin}{error['msg'][0].lower()}{error['msg'][1:]}, got {value}"]
+
+
+def _keys_at(tree: Any, place: Sequence[Any]) -> list[str]:
+    """Return the keys that the group at a place may have, if its class says so."""
+    kind: Any = Curriculum
+    for part in place:
+        tree = tree[part]
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        elif part in (fields := getattr(kind, "model_fields", {})):
+            kind = fields[part].annotation
+        else:
+            return []
+        if kind is DataFormat:
+            kind = format_class(tree["format"])
+    return list(getattr(kind, "model_fields", ()))

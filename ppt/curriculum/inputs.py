@@ -27,7 +27,6 @@ from ppt.steps.synthesise import Synthesise
 from ppt.steps.whole_expression import ReferByWholeExpression
 from ppt.store.nodes import LABELS
 from ppt.tracking.record import DataName, RunRecord
-from ppt.training.stage_kinds import STAGE_KINDS
 
 TRAINING_DATA: tuple[DataName, ...] = ("referring", "object_centric")
 SPLITS: tuple[DataName, ...] = ("validation", "evaluation")
@@ -35,17 +34,11 @@ DATA = (*TRAINING_DATA, *SPLITS)
 
 
 def check_inputs(curriculum: Curriculum) -> None:
-    """Check the kinds of the stages, the data sets and both encoders before any work begins.
+    """Check the data sets and both encoders before any work begins.
 
     Raises ConfigError, which names the field, if one of them cannot be used.
     """
     check_data_sets(curriculum.data)
-    for stage_name, stage in curriculum.stages.items():
-        if stage.kind not in STAGE_KINDS:
-            known = ", ".join(STAGE_KINDS)
-            raise ConfigError(
-                f"stages.{stage_name}.kind must be one of {known}, got {stage.kind!r}"
-            )
     try:
         encoder_fingerprints(curriculum.model)
     except (ValueError, OSError) as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import Field
 
 from ppt.config import DataFormat
+from ppt.config.data_formats import Seed
 from ppt.data.object_centric import ClassPictures, class_names
 from ppt.data.table_file import read_csv
 
@@ -31,7 +32,7 @@ class MiniImageNetData(DataFormat):
     # How many pictures are chosen at random; null takes all. The paper takes 2,836.
     max_pictures: int | None = Field(None, gt=0)
     # The seed of that choice.
-    seed: int = 0
+    seed: Seed = 0
 
     def open(self) -> MiniImageNetSource:
         return MiniImageNetSource(self)

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from ppt.config import DataFormat
+from ppt.config.data_formats import Seed
 from ppt.data.source import RawMask, RawPicture, Rejected, fingerprint_of, is_unicode
 from ppt.images.pictures import UnreadablePicture, check_picture, num_bytes, printable, read_file
 
@@ -37,7 +38,7 @@ class ImageFolderData(DataFormat):
     # How many pictures are chosen at random; null takes all. The paper takes 2,836.
     max_pictures: int | None = Field(None, gt=0)
     # The seed of that choice.
-    seed: int = 0
+    seed: Seed = 0
 
     def open(self) -> ImageFolderSource:
         return ImageFolderSource(self)

@@ -114,15 +114,25 @@ WITH_TRUTH = ("validation", "evaluation")
 def check_data_sets(data: Data) -> None:
     """Open every data set of a curriculum; no picture is read.
 
-    Raises ConfigError, which names the data set, if one cannot be used.
+    Raises ConfigError, which has a line for each data set that cannot be used.
     """
+    faults = []
     for name in type(data).model_fields:
         try:
             source = open_source(getattr(data, name))
             if name in WITH_TRUTH:
                 _ = source.ground_truth_fingerprint  # raises ValueError if there can be none
-        except (ValueError, OSError) as error:
-            raise ConfigError(f"data.{name}: {error}") from error
+        except Exception as error:  # an index of another form than expected may raise any
+            faults.append(f"data.{name}: {told(error)}")
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def told(error: Exception) -> str:
+    """Return one line about an error, with its type if its message is not for users."""
+    message = " ".join(str(error).split())
+    foreseen = isinstance(error, (ValueError, OSError)) and message
+    return message if foreseen else f"cannot be opened ({type(error).__name__}: {message})"
 
 
 def split_expressions(

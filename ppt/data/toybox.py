@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from pydantic import Field
 
 from ppt.config import DataFormat
+from ppt.config.data_formats import Seed
 from ppt.data.source import RawExpression, RawMask, RawPicture, Rejected, fingerprint_of
 from ppt.images.pictures import encode_picture
 from ppt.toybox import world
@@ -23,13 +24,13 @@ class ToyboxScenes(DataFormat):
     """Scenes of the embedded world, each with referring expressions."""
 
     # How many pictures are drawn.
-    num_pictures: int = Field(gt=0)
+    num_pictures: int = Field(gt=0, le=1_000_000)
     # The seed with which they are drawn.
-    seed: int
+    seed: Seed
     # The fewest objects in a scene.
-    min_objects: int = Field(3, ge=1)
+    min_objects: int = Field(3, ge=1, le=8)
     # The most objects in a scene.
-    max_objects: int = Field(5, ge=1)
+    max_objects: int = Field(5, ge=1, le=20)
 
     def open(self) -> ToyboxSceneSource:
         return ToyboxSceneSource(self)
@@ -39,9 +40,9 @@ class ToyboxObjects(DataFormat):
     """Object-centric pictures of the embedded world."""
 
     # How many pictures are drawn.
-    num_pictures: int = Field(gt=0)
+    num_pictures: int = Field(gt=0, le=1_000_000)
     # The seed with which they are drawn.
-    seed: int
+    seed: Seed
 
     def open(self) -> ToyboxObjectSource:
         return ToyboxObjectSource(self)

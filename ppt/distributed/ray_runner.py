@@ -28,9 +28,8 @@ from ppt.distributed.stream import stream_epochs
 from ppt.models.point_generator import PointGenerator
 from ppt.steps.step import Step
 from ppt.store.nodes import Node, Store
-from ppt.training.loop import StageWorker
+from ppt.training.loop import StageWorker, build_worker
 from ppt.training.stage import RAY_TRAIN, EpochMetrics, StageTraining, log_epoch
-from ppt.training.stage_kinds import build_worker
 
 
 class RayRunner:

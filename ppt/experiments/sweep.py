@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import random
@@ -10,20 +11,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ppt.config import ConfigError, Curriculum, load_curriculum
+from ppt.config.curriculum import RunName
+from ppt.config.yaml_text import read_mapping
 
 Values = Mapping[str, Any]
 """The values of a trial, one for each key of the sweep's space."""
+
+MAX_TRIALS = 10_000
+"""The most trials of a sweep."""
 
 OURS = ("name", "store", "model_selection")
 """The keys of a curriculum that the sweep itself sets."""
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Range(_Config):
@@ -62,10 +67,10 @@ class Range(_Config):
 class Sweep(_Config):
     """The content of a sweep file. `num_samples` and `seed` apply to random and optuna only."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
+    name: RunName
     curriculum: Path  # relative to the sweep file's folder
     search: Literal["grid", "random", "optuna"] = "grid"
-    num_samples: int = Field(10, gt=0)
+    num_samples: int = Field(10, gt=0, le=MAX_TRIALS)
     seed: int = 0
     space: dict[str, list[Any] | Range] = Field(min_length=1)
     scheduler: Literal["none", "asha"] = "none"
@@ -84,6 +89,9 @@ class Sweep(_Config):
                     )
             elif not values:
                 raise ValueError(f"space.{key} must have at least one value, got []")
+        number = math.prod(len(v) for v in self.space.values() if isinstance(v, list))
+        if self.search == "grid" and number > MAX_TRIALS:
+            raise ValueError(f"space has {number} trials, more than {MAX_TRIALS}")
         return self
 
 
@@ -93,14 +101,8 @@ def load_sweep(path: str | Path) -> Sweep:
     Raises ConfigError, which names the file or the key, if the file is not a valid sweep.
     """
     path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"no sweep at {str(path)!r}: give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys, got {type(tree).__name__}")
+    absent = f"no sweep at {str(path)!r}: give the path of a YAML file"
+    tree = read_mapping(path, absent, typed=True)
     try:
         sweep = Sweep.model_validate(tree)
     except ValidationError as error:
@@ -159,4 +161,4 @@ def curriculum_of(
 
 def _as_overrides(values: Values) -> Iterator[str]:
     for key, value in values.items():
-        yield f"{key}={yaml.safe_dump(value, default_flow_style=True)}"
+        yield f"{key}={json.dumps(value, ensure_ascii=False)}"

@@ -24,9 +24,8 @@ from ppt.models.loaded import default_device, use_device
 from ppt.steps.progress import print_epoch, progress_bar
 from ppt.steps.step import Step
 from ppt.store.nodes import Node, Store
-from ppt.training.loop import StageWorker
+from ppt.training.loop import StageWorker, build_worker
 from ppt.training.stage import EpochMetrics, StageTraining, local_folder, log_epoch
-from ppt.training.stage_kinds import build_worker
 
 
 class LocalRunner:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ppt.batches.batch import Batch
 from ppt.batches.collate import collate
+from ppt.config.stage_kinds import STAGE_KINDS
 from ppt.models.loaded import build_point_prompting
 from ppt.models.point_prompting import PointPrompting
 from ppt.store.nodes import digest_of
@@ -85,7 +87,7 @@ def train_one_epoch(
 class StageWorker:
     """A worker of a stage's training, with the model, the optimiser, the schedule and the history.
 
-    Subclasses implement other kinds of stages; see `ppt.training.stage_kinds`.
+    Subclasses implement other kinds of stages; see `ppt.config.stage_kinds`.
     """
 
     def __init__(
@@ -189,3 +191,11 @@ class StageWorker:
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint of the state after the last epoch."""
         save_checkpoint(folder, self.generator, self.optimizer, {"history": self.history})
+
+
+def build_worker(
+    stage: StageTraining, device: torch.device | str, checkpoint: str | Path | None = None
+) -> StageWorker:
+    """Build a worker of the stage's kind; the arguments are those of `StageWorker`."""
+    module, _, class_name = STAGE_KINDS[stage.stage.kind].partition(":")
+    return getattr(import_module(module), class_name)(stage, device, checkpoint)

@@ -102,6 +102,7 @@ HEAVY = {"torch", "ray", "mlflow", "pyarrow", "numpy"}
         (["sweep", "nowhere.yaml"], 2, set()),
         # The formats of a curriculum's data are in modules that use numpy.
         (["train", QUICKSTART, "stages.ris_joint.epochs=3"], 2, {"numpy"}),
+        (["train", QUICKSTART, "stages.ris_joint.kind=teacher"], 2, {"numpy"}),
         (["submit", "train", QUICKSTART], 2, {"numpy"}),  # its store is relative
     ],
 )

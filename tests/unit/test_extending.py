@@ -24,8 +24,10 @@ from ppt.config import (
     data_formats,
     load_curriculum,
 )
+from ppt.config.stage_kinds import STAGE_KINDS
 from ppt.curriculum.inputs import prepare
 from ppt.curriculum.run import make_inputs, train_stages
+from ppt.data.source import check_data_sets
 from ppt.doctor.data_sets import check_data
 from ppt.evaluation import metrics
 from ppt.evaluation.metrics import Overlaps, measure
@@ -36,7 +38,6 @@ from ppt.store.nodes import Node, Store
 from ppt.tracking.record import RunRecord
 from ppt.training import criterion
 from ppt.training.criterion import DecodedMasks, SetCriterion
-from ppt.training.stage_kinds import STAGE_KINDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,6 +143,17 @@ def test_what_is_wrong_with_a_new_data_set_is_named(tmp_path: Path, phrasecut: N
         load_curriculum(quickstart, ["data.referring={format: phrasecut}"])
     with pytest.raises(ConfigError, match="format: must be one of imagenet, .*, got 'phrasecut'"):
         load_curriculum(quickstart, [f"data.object_centric={group}"])
+
+
+def test_an_index_of_another_form_is_told_in_a_line(tmp_path: Path, phrasecut: None) -> None:
+    (tmp_path / "refer_train.json").write_text('[{"task": 1}]')
+    group = f"{{format: phrasecut, root: {tmp_path}}}"
+    roles = [f"data.{name}={group}" for name in ("referring", "validation")]
+    data = load_curriculum(ROOT / "curricula" / "quickstart.yaml", roles).data
+    with pytest.raises(ConfigError) as caught:
+        check_data_sets(data)
+    told = "cannot be opened (KeyError: 'task_id')"
+    assert str(caught.value) == f"data.referring: {told}\ndata.validation: {told}"
 
 
 def test_a_loss() -> None:

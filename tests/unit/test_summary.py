@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pytest
@@ -14,11 +15,14 @@ from rich.console import Console
 from run_record import STAGES, build_record
 
 from ppt.config import ConfigError, load_curriculum
+from ppt.config.curriculum import RUN_NAMES_IN_USE, STAGE_NAMES_IN_USE
 from ppt.curriculum.choice import choose_stage
-from ppt.evaluation.protocols import LAVT
+from ppt.curriculum.measurements import BASELINES
+from ppt.evaluation.protocols import LAVT, PROTOCOLS
+from ppt.steps.runner import COMMANDS
 from ppt.store.nodes import BucketOutput, Count
 from ppt.store.schema import QUARANTINE, SAMPLES
-from ppt.tracking.record import RunRecord
+from ppt.tracking.record import DataName, RunRecord
 from ppt.tracking.summary import (
     MAX_QUARANTINE_ROWS,
     print_evaluation,
@@ -27,6 +31,7 @@ from ppt.tracking.summary import (
     warnings_of,
     write_summary,
 )
+from ppt.training.stage import LOCAL_TRAIN, RAY_TRAIN
 
 CURRICULA = Path(__file__).parents[2] / "curricula"
 
@@ -34,6 +39,12 @@ CURRICULA = Path(__file__).parents[2] / "curricula"
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     return build_record(tmp_path_factory.mktemp("runs"), num_pictures=3)
+
+
+def test_no_stage_and_no_run_has_the_name_of_something_else() -> None:
+    stages = {*BASELINES, *get_args(DataName), *COMMANDS, *PROTOCOLS} - {"ours"}
+    assert stages <= set(STAGE_NAMES_IN_USE)
+    assert {RAY_TRAIN, LOCAL_TRAIN, "store"} <= set(RUN_NAMES_IN_USE)
 
 
 def test_figures(record: RunRecord) -> None:

@@ -78,6 +78,9 @@ def test_random_draws_the_same_trial_once() -> None:
         ({"search": "bayes"}, "search: .*'grid'.*got 'bayes'"),
         ({"space": {}}, "space: .*at least 1"),
         ({"space": {QUERIES: []}}, f"space.{QUERIES} must have at least one value"),
+        ({"space": {f"k{i}": [1, 2] for i in range(40)}}, f"space has {2**40} trials, more than"),
+        ({"name": "store"}, "name: 'store' is the name of something else"),
+        ({"num_samples": 10**12}, "num_samples: .* less than or equal to 10000"),
         ({"space": {QUERIES: {"min": 4, "max": 8}}}, f"space.{QUERIES} must be a list"),
         ({"space": {"name": ["a"]}}, "space.name: the sweep sets name"),
         (
@@ -95,6 +98,26 @@ def test_a_wrong_file_is_told_with_key_and_value(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         load_sweep(written(tmp_path, **changes))
+
+
+def test_texts_and_numbers_stay_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    values = "[1, 0.5, 1e-3, true, null, yes, '1', 010, 2026-01-01, /a #b, \"/a #b\"]"
+    path.write_text(f"name: s\ncurriculum: c.yaml\nspace: {{training.x: {values}}}")
+    with pytest.raises(ConfigError, match="sweep.yaml .* line 3: .*expected ','"):
+        load_sweep(path)
+    path.write_text(path.read_text().replace("/a #b, ", ""))
+    texts = ["yes", "1", "010", "2026-01-01", "/a #b"]
+    assert load_sweep(path).space == {"training.x": [1, 0.5, 0.001, True, None, *texts]}
+    path.write_text(path.read_text() + "\nname: t")
+    with pytest.raises(ConfigError, match="line 4: key 'name' is given twice"):
+        load_sweep(path)
+
+
+def test_a_text_of_the_space_is_the_text() -> None:
+    ours = sweep(space={"published_image_size": [512], "model.clip.weights": ["1e3 #a", None]})
+    first, second = (curriculum_of(ours, "0", values) for values in trials_of(ours))
+    assert (first.model.clip.weights, second.model.clip.weights) == ("1e3 #a", None)
 
 
 def test_no_file(tmp_path: Path) -> None:

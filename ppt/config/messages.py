@@ -1,0 +1,42 @@
+"""How a value and the place of a key are written in a message: on one line and not too long."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+MAX_LINES = 100
+"""The most wrong keys that are told at once."""
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class _Shown(reprlib.Repr):
+    """Python's notation, but numbers are written without quotes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 100, 100
+
+    def repr_str(self, x: str, level: int) -> str:
+        is_short_number = len(x) <= self.maxstring and _NUMBER.fullmatch(x)
+        return x if is_short_number else super().repr_str(x, level)
+
+
+_SHOWN = _Shown()
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is written in a message; values of a YAML file are texts."""
+    try:
+        return _SHOWN.repr(value)
+    except ValueError:  # Python refuses to write numbers of several thousand digits
+        return f"a {type(value).__name__} of many digits"
+
+
+def place_of(parts: Iterable[Any]) -> str:
+    """Return the dotted name of a key; characters that cannot be printed are escaped."""
+    place = ".".join(str(part) for part in parts)
+    return place if place.isprintable() and len(place) <= 200 else shown(place)[1:-1]
