@@ -92,7 +92,7 @@ class PointGenerator(nn.Module):
         if self.training and len(read) > 1:
             earlier = [self._read(*one) for one in read[:-1]]
             outputs |= {f"aux_{name}": torch.stack([e[name] for e in earlier]) for name in outputs}
-        return outputs | {"attention": read[-1][1]}
+        return outputs | {"attention": read[-1][1].float()}
 
     def _read(self, queries: Tensor, looked_at: Tensor, visual: Tensor) -> dict[str, Tensor]:
         """Apply the heads of Eq. 2 to queries [B, K, d] that looked at patches [B, K, L].

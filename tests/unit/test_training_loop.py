@@ -15,7 +15,7 @@ from torch import nn
 from ppt.batches.batch import Batch, Target
 from ppt.config import LossWeights, MatchCost, Training
 from ppt.models.point_generator import PointGenerator
-from ppt.models.point_prompting import PointPrompting, prompt_labels
+from ppt.models.point_prompting import CERTAINTY, NO_POINT, PointPrompting, prompt_labels
 from ppt.models.prediction import predict_batches
 from ppt.models.sam import SamSegmenter
 from ppt.training.criterion import SetCriterion, build_criterion
@@ -177,7 +177,8 @@ def test_evaluate_gives_a_prediction_an_expression(trained):
     assert [p.mask.shape for p in found] == [(32, 32), (32, 32), (20, 40)]
     for prediction in found:
         assert prediction.mask.dtype == bool
-        assert prediction.points.shape == (NUM_POINTS, 2)
+        assert prediction.points.shape == (len(prediction.point_labels), 2)
+        assert len(prediction.points) <= NUM_POINTS
         assert prediction.points.min() >= 0 and prediction.points.max() <= 1
         assert set(prediction.point_labels.tolist()) <= {0, 1}
         assert prediction.point_labels.max() == 1
@@ -197,6 +198,10 @@ def test_predict_takes_the_query_with_the_highest_score(trained):
 def test_negative_points_can_be_left_out():
     """The same masks as from the segmenter with the positive points alone, prompt by prompt."""
     model, batch = make_model().eval(), make_batch(with_targets=False)
+    labels = model.generator.point_head.label_head[-1]
+    labels.bias.data -= model(batch)["pred_point_logits"].median()  # half of them are negative,
+    labels.weight.data *= 1e4  # and it is sure of each
+    labels.bias.data *= 1e4
     found = model.predict(batch, without_negatives=True)
     assert (found.point_labels == 0).any()
     for i, mask in enumerate(found.masks_without):
@@ -215,8 +220,27 @@ def test_negative_points_can_be_left_out():
 
 
 def test_a_positive_point_is_forced():
-    logits = torch.tensor([[-3.0, -1.0, -2.0], [1.0, -1.0, 0.5]])
+    logits = torch.tensor([[-3.0, -2.0, -4.0], [3.0, -3.0, 2.0]])
     assert prompt_labels(logits).tolist() == [[0, 1, 0], [1, 0, 1]]
+
+
+def test_a_point_of_uncertain_label_is_not_prompted():
+    sure = CERTAINTY + 0.01
+    logits = torch.tensor([[sure, -sure, 1.4, -1.4], [-1.4, 0.2, -sure, 0.1]])
+    assert prompt_labels(logits).tolist() == [
+        [1, 0, NO_POINT, NO_POINT],
+        [NO_POINT, 1, 0, NO_POINT],
+    ]
+
+
+def test_points_that_are_not_prompted_are_not_predicted():
+    model, batch = make_model().eval(), make_batch(with_targets=False)
+    found = model.predict(batch)
+    kept = found.point_labels != NO_POINT
+    assert not kept.all()
+    for i, prediction in enumerate(predict_batches(model, [batch])):
+        assert prediction.point_labels.tolist() == found.point_labels[i][kept[i]].tolist()
+        assert np.array_equal(prediction.points, found.points[i][kept[i]].numpy())
 
 
 # ---------------------------------------------------------------- schedule
