@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/ppt train curricula/quickstart.yaml
 
 test: test-unit
-	$(BIN)/pytest tests/integration tests/cluster
+	$(BIN)/pytest tests/integration tests/cluster --numprocesses auto --dist loadfile
 
 test-unit: install
 	$(BIN)/pytest tests/unit --numprocesses auto --dist loadfile
