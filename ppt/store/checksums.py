@@ -8,6 +8,7 @@ protection against an attacker. JSON files hold a checksum of their own content 
 
 from __future__ import annotations
 
+import errno
 import json
 import zlib
 from collections.abc import Mapping
@@ -94,10 +95,16 @@ def read_verified(fs: Any, path: str, expected: Checksum) -> tuple[bytes, str | 
 
 
 def cannot_read(error: OSError) -> str:
-    """Say that a file is missing or cannot be read."""
+    """Say that a file is missing, or that its disk or its content is damaged.
+
+    Raises `error` again if it is something else, such as a network that is down: nothing is made
+    anew because of that.
+    """
     if isinstance(error, FileNotFoundError):
         return "is missing"
-    return f"cannot be read: {error.strerror or str(error).splitlines()[0]}"
+    if error.errno == errno.EIO or type(error) is OSError and error.errno is None:  # of pyarrow
+        return f"is damaged: {str(error).splitlines()[0]}"
+    raise error
 
 
 # ---------------------------------------------------------------- JSON files

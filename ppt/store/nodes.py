@@ -16,6 +16,7 @@ checksum when a process first reads it. A damaged bucket counts as missing.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import io
@@ -283,7 +284,8 @@ class Node:
 
     def discard(self, bucket: int) -> None:
         """Delete the receipt of a bucket, which is then missing."""
-        self.store.fs.rm(self.path(_receipt_name(bucket)))
+        with contextlib.suppress(FileNotFoundError):  # another run may have found the damage too
+            self.store.fs.rm(self.path(_receipt_name(bucket)))
 
     def clean(self) -> None:
         """Delete the temporary files that a crash has left; only who makes the node may do so."""
