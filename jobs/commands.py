@@ -18,6 +18,7 @@ from jobs import (
     select,
     sweep,
     train,
+    verify,
 )
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ablate": ablate.main,
     "predict": predict.main,
     "doctor": doctor.main,
+    "verify": verify.main,
 }
 """The function of each command, in the order in which `ppt --help` lists them."""
 

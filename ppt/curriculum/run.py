@@ -37,7 +37,7 @@ from ppt.curriculum.stages import (
 )
 from ppt.report import write_report
 from ppt.report.gallery import stage_panels
-from ppt.steps.runner import COMMANDS, Again, OnlyComplete, Runner
+from ppt.steps.runner import COMMANDS, Again, OnlyComplete, Repairing, Runner
 from ppt.store.nodes import Node
 from ppt.tracking.folder import RunFolder
 from ppt.tracking.mlflow_runs import Tracker
@@ -75,6 +75,7 @@ def run_curriculum(
         ConfigError: if the curriculum cannot be run as it is.
     """
     check_inputs(curriculum)
+    anew, runner = isinstance(runner, Again), Repairing(runner)
     folder = RunFolder(runner.store, curriculum.name)
     record = RunRecord(curriculum, folder.path)
     if until != "train":
@@ -82,7 +83,7 @@ def run_curriculum(
         return record
     trainer = runner if train else OnlyComplete(runner.store)
     make_inputs(runner, record, only_complete=not train)
-    parent, anew = sibling.parent if sibling else None, isinstance(runner, Again)
+    parent = sibling.parent if sibling else None
     with folder, Tracker(record, parent, anew=anew) as tracker:
         with _timed(record, "baselines"):
             measure_baselines(runner, record)

@@ -17,8 +17,9 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from ppt.config import Resources
 from ppt.models.loaded import use_device
-from ppt.steps.progress import progress_bar
+from ppt.steps.progress import prepare_folder, progress_bar
 from ppt.steps.step import Step
+from ppt.store.checksums import DamagedFile
 from ppt.store.nodes import Node
 
 MAX_ATTEMPTS = 3
@@ -31,6 +32,20 @@ for each actor of the pool, and no bucket is made in between.
 
 class StepError(RuntimeError):
     """A bucket could not be made; the message names the node, the bucket and the cause."""
+
+
+def damage_in(error: BaseException) -> DamagedFile | None:
+    """Return the damaged file because of which an actor or a training's worker failed, if any."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, DamagedFile) and not isinstance(one, RayTaskError):
+            return one
+        seen.add(id(one))
+        causes = [one.__cause__, one.__context__, getattr(one, "cause", None)]
+        causes += getattr(one, "worker_failures", {}).values()
+        waiting += [c for c in causes if isinstance(c, BaseException) and id(c) not in seen]
+    return None
 
 
 class _Actor:
@@ -67,9 +82,10 @@ class ActorPool:
     def make(self, node: Node, step: Step) -> None:
         """Make the missing buckets of `node`, then its manifest.
 
-        Raises StepError if a bucket cannot be made.
+        Raises StepError if a bucket cannot be made, and DamagedFile if a file that it is made of is
+        damaged.
         """
-        todo = node.missing_buckets()
+        todo = prepare_folder(node)
         # If only some of the buckets are missing, their number of rows is unknown.
         total = step.total() if len(todo) == node.num_buckets else None
         with progress_bar(step.title, total) as advance:
@@ -96,6 +112,8 @@ class ActorPool:
             try:
                 rows = ray.get(done)
             except RayTaskError as error:
+                if damage := damage_in(error):
+                    raise damage from None
                 raise StepError(f"{node.kind} {node.digest}, bucket {of}: {error}") from error
             except (ActorDiedError, ActorUnavailableError) as error:
                 lost[of] += 1

@@ -13,20 +13,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from ppt.config import Curriculum, Resources
-from ppt.distributed.actors import ActorPool
+from ppt.distributed.actors import ActorPool, damage_in
 from ppt.distributed.claims import claim
 from ppt.distributed.cluster import connected, fits_beside_training
 from ppt.distributed.monitor import watch
 from ppt.distributed.stream import stream_epochs
 from ppt.models.point_generator import PointGenerator
 from ppt.steps.step import Step
+from ppt.store.checksums import check_folder, seal_folder
 from ppt.store.nodes import Node, Store
 from ppt.training.loop import StageWorker, build_worker
 from ppt.training.stage import RAY_TRAIN, EpochMetrics, StageTraining, log_epoch
@@ -66,7 +75,10 @@ class RayRunner:
                 self.pool.close()
             with claim(node) as ours:
                 if ours:
-                    _train_stage(stage, node, on_epoch)
+                    try:
+                        _train_stage(stage, node, on_epoch)
+                    except TrainingFailedError as error:
+                        raise damage_in(error) or error from None
         if not ours:
             for metrics in node.manifest()["history"]:
                 on_epoch(metrics)
@@ -131,6 +143,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             checkpoint = None
             if rank == 0:
                 worker.save(folder)
+                seal_folder(Path(folder))
                 checkpoint = Checkpoint.from_directory(folder)
             ray.train.report(
                 losses, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{epoch:04d}"
@@ -146,6 +159,7 @@ def _latest_checkpoint() -> Iterator[str | None]:
         yield None
         return
     with checkpoint.as_directory() as folder:
+        check_folder(Path(folder))
         yield folder
 
 

@@ -1,14 +1,13 @@
 """The weights of the frozen nets: checkpoints are read without running any code in them.
 
 A state dict is read from safetensors, from what `torch.save` wrote (weights only) or from a
-TorchScript archive, which is how OpenAI publishes CLIP. A file that does not fit is refused with a
-message of one line.
+TorchScript archive (`ppt.models.torchscript`), which is how OpenAI publishes CLIP. A file that does
+not fit is refused with a message of one line.
 """
 
 from __future__ import annotations
 
 import pickle
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any, TypeVar
 
 import open_clip
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ppt.models.torchscript import check_members, read_torchscript
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -116,7 +116,8 @@ def read_state_dict(path: Path, *, field: str) -> dict[str, Tensor]:
     holds other objects than tensors.
     """
     if not path.is_file():
-        what = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
+        what = "is no regular file" if path.exists() else "does not exist"
+        what = "is a folder, not a checkpoint" if path.is_dir() else what
         raise ValueError(f"{field}: {path} {what}")
     if not path.stat().st_size:
         raise ValueError(f"{field}: {path} is empty (an interrupted download?)")
@@ -127,7 +128,11 @@ def read_state_dict(path: Path, *, field: str) -> dict[str, Tensor]:
     except ValueError as error:
         raise ValueError(f"{field}: {path} {error}") from error
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
-    if not isinstance(state, Mapping) or not state or not all(map(torch.is_tensor, state.values())):
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(_is_named(*item) for item in state.items())
+    ):
         raise ValueError(f"{field}: {path} holds no state dict (named tensors)")
     return {
         name.removeprefix("module."): tensor
@@ -138,17 +143,36 @@ def read_state_dict(path: Path, *, field: str) -> dict[str, Tensor]:
 
 def is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive. Of all CLIPs only OpenAI publishes such files."""
-    if not zipfile.is_zipfile(path):
+    if not path.is_file():
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+
+
+def _is_named(name: Any, value: Any) -> bool:
+    """Whether an entry of a state dict is a name and a tensor with numbers that can be copied."""
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+
+
+AGAIN = "get the file again"
+"""What to do about a damaged checkpoint, for messages."""
 
 
 def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"is cut short, damaged or no safetensors file: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # a false header may name a dtype that torch has not
+        reason = _first_line(error)
+        raise ValueError(
+            f"is cut short, damaged or no safetensors file ({reason}): {AGAIN}"
+        ) from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -160,18 +184,24 @@ def _read_torch(path: Path) -> Any:
     if not archive and not start.startswith(b"\x80"):  # nor a pickle
         raise ValueError(f"is no checkpoint: it begins with {start.decode('latin1')!r}")
     try:
-        if archive and is_torchscript(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # there is no other reader
-                return torch.jit.load(path, map_location="cpu").state_dict()
+        if archive:
+            check_members(path)
+            if is_torchscript(path):
+                return read_torchscript(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise ValueError(
             "holds more than tensors, or is damaged; it is not loaded, for a pickle can run code "
             "(save the net's state_dict())"
         ) from error
-    except Exception as error:  # torch raises what the damaged bytes lead it to
-        raise ValueError(f"is cut short or damaged: {str(error).splitlines()[:1]}") from error
+    except OSError:
+        raise
+    except Exception as error:  # both readers raise what the damaged bytes lead them to
+        raise ValueError(f"is cut short or damaged ({_first_line(error)}): {AGAIN}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 # ---------------------------------------------------------------- what a file seems to be
@@ -179,6 +209,13 @@ def _read_torch(path: Path) -> Any:
 
 def describe(state: Mapping[str, Tensor]) -> str:
     """Say in a few words what a state dict seems to be."""
+    try:
+        return _describe(state)
+    except (IndexError, TypeError, ValueError):  # a known name with a shape of another kind
+        return "no CLIP and no SAM (its tensors have other shapes)"
+
+
+def _describe(state: Mapping[str, Tensor]) -> str:
     if "image_encoder.pos_embed" in state:
         width = state["image_encoder.pos_embed"].shape[-1]
         names = [name for name, of in SAM_WIDTHS.items() if of == width]

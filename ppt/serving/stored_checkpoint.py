@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from ppt.config import ConfigError, Model
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST
+from ppt.store.checksums import check_files, unseal
 
 SUMMARY = "summary.json"  # the file in the folder of a run
 
@@ -47,8 +49,11 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
             f"checkpoint: {str(folder)!r} has no {' and no '.join(missing)}: give the folder of a "
             f"finished run (with its {SUMMARY}) or of a trained stage{_runs_in(folder)}"
         )
+    manifest = _manifest(folder)
+    todo = "remove its folder and run `ppt train` again"
+    checksums = manifest.get("checksums", {})
+    check_files(folder, {name: checksums[name] for name in checksums if name == GENERATOR}, todo)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
         return StoredCheckpoint(
             folder,
             manifest["digest"],
@@ -60,6 +65,15 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
             f"checkpoint: {folder / MANIFEST} does not say which model it belongs to "
             f"({type(error).__name__}: {error}): it is of another version; remove its folder and "
             f"run `ppt train` again"
+        ) from None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        return unseal((folder / MANIFEST).read_bytes())
+    except ValueError as error:
+        raise ConfigError(
+            f"checkpoint: {folder / MANIFEST} {error}: remove its folder and run `ppt train` again"
         ) from None
 
 

@@ -21,8 +21,9 @@ import torch
 from ppt.batches.gather import gather
 from ppt.config import ConfigError, Resources
 from ppt.models.loaded import default_device, use_device
-from ppt.steps.progress import print_epoch, progress_bar
+from ppt.steps.progress import prepare_folder, print_epoch, progress_bar
 from ppt.steps.step import Step
+from ppt.store.checksums import check_folder, seal_folder
 from ppt.store.nodes import Node, Store
 from ppt.training.loop import StageWorker, build_worker
 from ppt.training.stage import EpochMetrics, StageTraining, local_folder, log_epoch
@@ -42,7 +43,7 @@ class LocalRunner:
         node = step.node(self.store)
         if node.is_complete():
             return node
-        todo = node.missing_buckets()
+        todo = prepare_folder(node)
         total = step.total() if len(todo) == node.num_buckets else None
         with progress_bar(step.title, total) as advance, _threads(self.resources.cpus_per_actor):
             for bucket in todo:
@@ -72,6 +73,8 @@ class LocalRunner:
     ) -> None:
         started, folder = time.monotonic(), local_folder(node)
         saved = sorted(folder.glob("epoch-*"))
+        if saved:
+            check_folder(saved[-1])
         worker = build_worker(stage, self.device, saved[-1] if saved else None)
         for metrics in worker.history:
             on_epoch(metrics)
@@ -98,6 +101,7 @@ class LocalRunner:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
             worker.save(Path(temporary, "checkpoint"))
+            seal_folder(Path(temporary, "checkpoint"))
             Path(temporary, "checkpoint").rename(folder / f"epoch-{epoch:04d}")
         for old in before:
             shutil.rmtree(old)

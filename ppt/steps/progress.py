@@ -1,4 +1,4 @@
-"""A progress bar with rate and remaining time on a terminal; elsewhere a line for each step."""
+"""What a runner tells: a progress bar on a terminal, elsewhere a line for each step; repairs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from ppt.store.checksums import DamagedFile
+from ppt.store.nodes import Node
 
 console = Console(stderr=True)
 
@@ -66,6 +70,24 @@ def print_epoch(title: str, epoch: float, loss: float) -> None:
     """Print a line for an epoch of a training if there is no terminal to show the bar."""
     if not console.is_terminal:
         console.print(f"  {title}, epoch {epoch:.0f}: loss {loss:.4g}", highlight=False)
+
+
+def prepare_folder(node: Node) -> list[int]:
+    """Return the buckets of a node that are to be made, and say which of them are damaged.
+
+    What a crash has left in the node's folder is removed.
+    """
+    node.clean()
+    for damage in node.damage():
+        print_repair(damage)
+    return node.missing_buckets()
+
+
+def print_repair(damage: DamagedFile) -> None:
+    """Print a line for a damaged bucket that is made anew."""
+    told = str(damage).rpartition(": ")[0]
+    text = f"[yellow]damaged:[/] {escape(told)}: bucket {damage.bucket} is made anew"
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _per_second(speed: float) -> str:

@@ -2,7 +2,8 @@
 
 The driver (`ppt.curriculum`) knows only the protocol `Runner`. `LocalRunner` works in this process
 and `ppt.distributed.ray_runner.RayRunner` on a Ray cluster; both give the same digests.
-`OnlyComplete` and `Again` serve commands that train nothing, or that make something anew.
+`OnlyComplete` and `Again` serve commands that train nothing, or that make something anew, and
+`Repairing` makes anew what is damaged.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Protocol
 from ppt.batches.gather import labels_of
 from ppt.config import ConfigError
 from ppt.steps.inference import trained
+from ppt.steps.progress import print_repair
 from ppt.steps.step import Step
+from ppt.store.checksums import DamagedFile
 from ppt.store.lookup import mapped, row_of
 from ppt.store.nodes import Node, Store
 from ppt.training.stage import EpochMetrics, StageTraining
@@ -47,6 +50,8 @@ class OnlyComplete:
     def run(self, step: Step) -> Node:
         node = step.node(self.store)
         if not node.is_complete():
+            for damage in node.damage():
+                raise damage
             raise ConfigError(
                 f"this curriculum is not trained ({step.title!r} is not done): run `ppt train` "
                 "with it, or give all overrides that it was trained with"
@@ -103,10 +108,59 @@ class Again:
         for other in reversed(descendants(self.store, node.digest)):
             other.remove()
         node.remove()
-        for cached in (mapped, row_of, labels_of, trained):  # this process may have read the node
-            cached.cache_clear()
+        forget_read()
         self._anew.add(node.digest)
         return True
+
+
+class Repairing:
+    """A runner that makes a damaged bucket anew when a step or a training comes upon it.
+
+    The bucket's table must be one that this runner has made or found; other damage is raised. The
+    work itself is left to `runner`.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.store = runner.store
+        self._steps: dict[str, Step] = {}  # by the digests of their nodes
+        self._repaired: set[tuple[str, int]] = set()
+
+    def run(self, step: Step) -> Node:
+        self._steps[step.node(self.store).digest] = step
+        return self._retried(lambda: self.runner.run(step))
+
+    def train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> Node:
+        told = set[float]()
+
+        def once(losses: EpochMetrics) -> None:
+            if losses["epoch"] not in told:
+                told.add(losses["epoch"])
+                on_epoch(losses)
+
+        return self._retried(lambda: self.runner.train(stage, once))
+
+    def _retried(self, make: Callable[[], Node]) -> Node:
+        while True:
+            try:
+                return make()
+            except DamagedFile as damage:
+                step = self._steps.get(damage.digest or "")
+                if step is None or damage.bucket is None:
+                    raise
+                if (bucket := (step.node(self.store).digest, damage.bucket)) in self._repaired:
+                    raise
+                self._repaired.add(bucket)
+                print_repair(damage)
+                step.node(self.store).discard(damage.bucket)
+                forget_read()
+                self.run(step)
+
+
+def forget_read() -> None:
+    """Forget what this process has read of the store."""
+    for cached in (mapped, row_of, labels_of, trained):
+        cached.cache_clear()
 
 
 def descendants(store: Store, digest: str) -> list[Node]:

@@ -8,12 +8,18 @@ The node of a table is split into buckets. A bucket is complete when its receipt
 files that the receipt names. A node is complete when its manifest exists and every bucket is
 complete. Every file is written under a temporary name and then renamed, so no file is ever
 incomplete. The root of the store is a local folder or any fsspec URL.
+
+The receipt of a bucket and the manifest of a checkpoint hold the sizes and checksums of their files
+(`ppt.store.checksums`). Sizes are compared whenever it is asked what is complete, and a file's
+checksum when a process first reads it. A damaged bucket counts as missing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -21,7 +27,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -29,10 +35,26 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from ppt.store.checksums import (
+    Checksum,
+    DamagedFile,
+    cannot_read,
+    checksum_of,
+    is_verified,
+    read_verified,
+    seal,
+    unseal,
+    verify,
+)
 from ppt.store.schema import FORMAT_VERSION
 
 DATA, QUARANTINE, LABELS = "data", "quarantine", "labels"
 """The names of the tables inside a node."""
+
+_MANIFEST = "manifest.json"
+_OF_MANIFESTS = ("digest", "made_from")
+_OF_RECEIPTS = ("files", "counts", "info")
+"""The keys that every manifest and every receipt has."""
 
 
 def digest_of(value: Any) -> str:
@@ -138,14 +160,16 @@ class Store:
         return Node(self, kind, digest_of(made_from), made_from, buckets)
 
     def complete_nodes(self) -> list[Node]:
-        """Return the nodes that have a manifest, with what they are made from."""
+        """Return the nodes that have a manifest, with what they are made from.
+
+        Raises DamagedFile if it cannot be read from a manifest.
+        """
         self.fs.invalidate_cache()
         found = []
         for path in self.fs.glob(f"{glob.escape(self.path)}/store/*/*/manifest.json"):
             kind, digest = path.split("/")[-3:-1]
-            with self.fs.open(path, "rb") as file:
-                manifest = json.load(file)
-            found.append(Node(self, kind, digest, manifest["made_from"]))
+            made_from = Node(self, kind, digest, {}).manifest()["made_from"]
+            found.append(Node(self, kind, digest, made_from))
         return found
 
 
@@ -170,32 +194,79 @@ class Node:
         """Return the path of a file of the node."""
         return f"{self.folder}/{name}"
 
-    def _names(self) -> set[str]:
-        """Return the names of the files in the node's folder."""
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of the files in the node's folder, by name."""
         fs = self.store.fs
         fs.invalidate_cache(self.folder)
         if not fs.exists(self.folder):
-            return set()
-        return {path.rsplit("/", 1)[-1] for path in fs.ls(self.folder, detail=False)}
+            return {}
+        listed = fs.ls(self.folder, detail=True)
+        return {info["name"].rsplit("/", 1)[-1]: info["size"] for info in listed}
 
     # ------------------------------------------------------------ completeness
 
     def is_complete(self) -> bool:
-        """Return whether the manifest and all buckets exist."""
-        return "manifest.json" in self._names() and not self.missing_buckets()
+        """Return whether the manifest and all buckets, or all files of a checkpoint, exist.
+
+        A damaged manifest of a table counts as missing: it is written again from the receipts.
+        Raises DamagedFile for a damaged checkpoint, which would take hours to make again.
+        """
+        sizes = self.sizes()
+        if _MANIFEST not in sizes:
+            return False
+        try:
+            manifest = self.manifest()
+        except DamagedFile:
+            if self.num_buckets:
+                return False
+            raise
+        if self.num_buckets:
+            return not self.missing_buckets()
+        for name, expected in manifest.get("checksums", {}).items():
+            if fault := _fault_of_size(name, sizes, expected):
+                raise self.damaged(name, fault)
+        return True
 
     def missing_buckets(self) -> list[int]:
-        """Return the buckets whose receipt, or a file named by it, does not exist."""
-        names = self._names()
-        return [b for b in range(self.num_buckets) if not self._has_bucket(b, names)]
+        """Return the buckets that are to be made: those without a receipt, and damaged ones."""
+        sizes = self.sizes()
+        return [
+            b
+            for b in range(self.num_buckets)
+            if _receipt_name(b) not in sizes or self._damage_of(b, sizes)
+        ]
 
-    def _has_bucket(self, bucket: int, names: set[str]) -> bool:
-        if _receipt_name(bucket) not in names:
-            return False
-        return set(self._receipt(bucket)["files"].values()) <= names
+    def damage(self) -> list[DamagedFile]:
+        """Return what is wrong with the buckets that have a receipt, as far as sizes show it."""
+        sizes = self.sizes()
+        buckets = [b for b in range(self.num_buckets) if _receipt_name(b) in sizes]
+        return [damage for b in buckets if (damage := self._damage_of(b, sizes))]
 
-    def _receipt(self, bucket: int) -> dict[str, Any]:
-        return self.read_json(_receipt_name(bucket))
+    def _damage_of(self, bucket: int, sizes: Mapping[str, int]) -> DamagedFile | None:
+        try:
+            receipt = self.receipt(bucket)
+        except DamagedFile as damage:
+            return damage
+        for name in receipt["files"].values():
+            expected = receipt.get("checksums", {}).get(name)
+            if fault := _fault_of_size(name, sizes, expected):
+                return self.damaged(name, fault, bucket)
+        return None
+
+    def damaged(self, name: str, fault: str, bucket: int | None = None) -> DamagedFile:
+        """Return the error for a file of the node; `bucket` is that of the file."""
+        if bucket is not None:
+            todo = f"remove it and run the command again, which makes bucket {bucket} anew"
+        elif name.startswith("epoch-"):
+            todo = "it only tells when an epoch was trained, remove it"
+        else:
+            todo = f"remove {self.folder} and run the command again, which makes it anew"
+        path = self.path(name)
+        return DamagedFile(f"{path} of {self.kind} {fault}: {todo}", self.digest, bucket)
+
+    def receipt(self, bucket: int) -> dict[str, Any]:
+        """Return the receipt of a bucket. Raises DamagedFile."""
+        return self._read_keys(_receipt_name(bucket), _OF_RECEIPTS, bucket)
 
     # ------------------------------------------------------------ writing
 
@@ -206,21 +277,34 @@ class Node:
         """
         fs = self.store.fs
         fs.invalidate_cache(self.folder)
-        if fs.exists(self.path("manifest.json")):
-            fs.rm(self.path("manifest.json"))
+        if fs.exists(self.path(_MANIFEST)):
+            fs.rm(self.path(_MANIFEST))
         if fs.exists(self.folder):
             fs.rm(self.folder, recursive=True)
 
+    def discard(self, bucket: int) -> None:
+        """Delete the receipt of a bucket, which is then missing."""
+        with contextlib.suppress(FileNotFoundError):  # another run may have found the damage too
+            self.store.fs.rm(self.path(_receipt_name(bucket)))
+
+    def clean(self) -> None:
+        """Delete the temporary files that a crash has left; only who makes the node may do so."""
+        for name in self.sizes():
+            if name.startswith("."):
+                self.store.fs.rm(self.path(name))
+
     def write_bucket(self, bucket: int, output: BucketOutput) -> None:
         """Write the tables of a bucket and then its receipt, which makes the bucket complete."""
-        files = {}
+        files, checksums = {}, {}
         for name, table in output.tables.items():
             # Features are read row by row through memory maps, which needs Arrow files.
             extension = "arrow" if self.kind in ("features", "words", "phrases") else "parquet"
             files[name] = f"{name}-{bucket:05d}.{extension}"
-            self.write_bytes(files[name], _serialise(table, extension))
+            data = _serialise(table, extension)
+            checksums[files[name]] = self.write_bytes(files[name], data)
         receipt = {
             "files": files,
+            "checksums": checksums,
             "counts": {unit: count.as_dict() for unit, count in output.counts.items()},
             "info": output.info,
         }
@@ -229,19 +313,21 @@ class Node:
     def write_manifest(self, **facts: Any) -> None:
         """Write the manifest, which makes the node complete.
 
-        It holds what the node is made from, the sums over its buckets and the given facts.
+        It holds what the node is made from, the number of its buckets and the sums over them, and
+        the given facts. For a checkpoint these are to include the `checksums` of its files.
         """
         manifest = {"digest": self.digest, "made_from": self.made_from, **facts}
         if self.num_buckets:
-            manifest |= {"counts": self.counts(), "info": self.info()}
-        self.write_json("manifest.json", manifest)
+            sums = {"counts": self.counts(), "info": self.info()}
+            manifest |= {"num_buckets": self.num_buckets, **sums}
+        self.write_json(_MANIFEST, manifest)
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a value as a JSON file."""
-        self.write_bytes(name, json.dumps(value, indent=2, default=str).encode())
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file with its checksum."""
+        self.write_bytes(name, seal(content))
 
-    def write_bytes(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Write a file under a temporary name and rename it."""
+    def write_bytes(self, name: str, data: bytes | pa.Buffer) -> Checksum:
+        """Write a file under a temporary name and rename it. Returns its checksum."""
         fs = self.store.fs
         fs.makedirs(self.folder, exist_ok=True)
         temporary = self.path(f".{name}.{uuid.uuid4().hex[:8]}")
@@ -251,17 +337,28 @@ class Node:
             os.replace(temporary, self.path(name))  # atomic, which fsspec's move is not
         else:
             fs.mv(temporary, self.path(name))
+        return checksum_of(data)
 
     # ------------------------------------------------------------ reading
 
-    def read_json(self, name: str) -> Any:
-        """Return the content of a JSON file."""
-        with self.store.fs.open(self.path(name), "rb") as file:
-            return json.load(file)
+    def read_json(self, name: str, bucket: int | None = None) -> dict[str, Any]:
+        """Return the content of a JSON file. Raises DamagedFile if it is not as it was written."""
+        try:
+            return unseal(self.store.fs.cat_file(self.path(name)))
+        except OSError as error:
+            raise self.damaged(name, cannot_read(error), bucket) from error
+        except ValueError as error:
+            raise self.damaged(name, str(error), bucket) from error
+
+    def _read_keys(self, name: str, keys: Iterable[str], bucket: int | None) -> dict[str, Any]:
+        content = self.read_json(name, bucket)
+        if missing := [key for key in keys if key not in content]:
+            raise self.damaged(name, f"is damaged: it has no {missing[0]!r}", bucket)
+        return content
 
     def manifest(self) -> dict[str, Any]:
-        """Return the content of the manifest."""
-        return self.read_json("manifest.json")
+        """Return the content of the manifest. Raises DamagedFile."""
+        return self._read_keys(_MANIFEST, _OF_MANIFESTS, None)
 
     def read(
         self, bucket: int, table: str = DATA, columns: Iterable[str] | None = None
@@ -274,13 +371,35 @@ class Node:
             bucket: the number of the bucket.
             table: the name of the table.
             columns: the names of the columns to read, by default all.
+
+        Raises:
+            DamagedFile: the file is missing or is not as it was written.
         """
-        name = self._receipt(bucket)["files"][table]
-        if name.endswith(".arrow"):
-            mapped = pa.ipc.open_file(pa.memory_map(self.local_path(name))).read_all()
-            return mapped.select(list(columns)) if columns else mapped
-        with self.store.fs.open(self.path(name), "rb") as file:
-            return pq.read_table(file, columns=list(columns) if columns else None)
+        receipt = self.receipt(bucket)
+        name, wanted = receipt["files"][table], list(columns) if columns else None
+        expected = receipt.get("checksums", {}).get(name)
+        try:
+            if name.endswith(".arrow"):
+                path = self.local_path(name, expected, bucket)
+                mapped = pa.ipc.open_file(pa.memory_map(path)).read_all()
+                return mapped.select(wanted) if wanted else mapped
+            with self._open(name, expected, bucket) as file:
+                return pq.read_table(file, columns=wanted)
+        except OSError as error:
+            raise self.damaged(name, cannot_read(error), bucket) from error
+        except pa.ArrowException as error:  # a file without a checksum
+            fault = f"is damaged: {str(error).splitlines()[0]}"
+            raise self.damaged(name, fault, bucket) from error
+
+    def _open(self, name: str, expected: Checksum | None, bucket: int) -> IO[bytes]:
+        """Open a file, which is read whole and checked when this process has not checked it yet."""
+        fs, path = self.store.fs, self.path(name)
+        if expected is None or is_verified(fs, path):
+            return fs.open(path, "rb")
+        data, fault = read_verified(fs, path, expected)
+        if fault:
+            raise self.damaged(name, fault, bucket)
+        return io.BytesIO(data)
 
     def read_all(self, table: str = DATA, columns: Iterable[str] | None = None) -> pa.Table:
         """Return all buckets of a table as one, in order.
@@ -290,37 +409,59 @@ class Node:
         columns = list(columns) if columns else None
         return pa.concat_tables(self.read(b, table, columns) for b in range(self.num_buckets))
 
-    def local_path(self, name: str) -> str:
+    def local_path(
+        self, name: str, expected: Checksum | None = None, bucket: int | None = None
+    ) -> str:
         """Return a local path of a file; a file of a remote store is copied there once.
 
         The copies lie in a folder for each making of the node, known by its manifest, so that a
-        node that was made anew is copied anew.
+        node that was made anew is copied anew. A damaged copy is replaced.
+
+        Args:
+            name: the name of the file.
+            expected: its checksum, if it is known.
+            bucket: the bucket to which it belongs, for the message.
+
+        Raises:
+            DamagedFile: the file is not as it was written.
         """
         if self.store.is_local:
-            return self.path(name)
-        made = digest_of(self.store.fs.ukey(self.path("manifest.json")))
+            return self._verified(self.path(name), name, expected, bucket)
+        made = digest_of(self.store.fs.ukey(self.path(_MANIFEST)))
         cache = os.path.join(tempfile.gettempdir(), "ppt-cache", self.kind, self.digest, made)
         local = os.path.join(cache, name)
+        if expected and os.path.exists(local) and verify(LocalFileSystem(), local, expected):
+            os.remove(local)
         if not os.path.exists(local):
             os.makedirs(cache, exist_ok=True)
             temporary = f"{local}.{uuid.uuid4().hex[:8]}"
             self.store.fs.get(self.path(name), temporary)
             os.replace(temporary, local)
+        return self._verified(local, name, expected, bucket)
+
+    def _verified(
+        self, local: str, name: str, expected: Checksum | None, bucket: int | None
+    ) -> str:
+        """Return the local path of a file after it was checked."""
+        if expected and (fault := verify(LocalFileSystem(), local, expected)):
+            raise self.damaged(name, fault, bucket)
         return local
 
     def local_folder(self) -> str:
-        """Return a local folder that holds all files of a checkpoint."""
-        for name in self._names():
-            self.local_path(name)
-        return os.path.dirname(self.local_path("manifest.json"))
+        """Return a local folder that holds all files of a checkpoint. Raises DamagedFile."""
+        checksums = self.manifest().get("checksums", {})
+        for name in self.sizes().keys() | checksums.keys():
+            if not name.startswith("."):
+                self.local_path(name, checksums.get(name))
+        return os.path.dirname(self.local_path(_MANIFEST))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the counts by unit, summed over the buckets."""
-        return _sum(self._receipt(b)["counts"] for b in range(self.num_buckets))
+        return _sum(self.receipt(b)["counts"] for b in range(self.num_buckets))
 
     def info(self) -> dict[str, int]:
         """Return the `info` of the buckets, summed over the buckets."""
-        return _sum({"info": self._receipt(b)["info"]} for b in range(self.num_buckets)).get(
+        return _sum({"info": self.receipt(b)["info"]} for b in range(self.num_buckets)).get(
             "info", {}
         )
 
@@ -331,6 +472,15 @@ class Node:
 
 def _receipt_name(bucket: int) -> str:
     return f"bucket-{bucket:05d}.json"
+
+
+def _fault_of_size(name: str, sizes: Mapping[str, int], expected: Checksum | None) -> str | None:
+    """Return what the sizes of a node's files show to be wrong with one of them, or None."""
+    if name not in sizes:
+        return "is missing"
+    if expected and sizes[name] != expected["size"]:
+        return f"has {sizes[name]} bytes instead of {expected['size']}"
+    return None
 
 
 def _serialise(table: pa.Table, extension: str) -> pa.Buffer:

@@ -18,6 +18,7 @@ from ppt.batches.sampler import LabelTable, Plan
 from ppt.config import Model, Resources, Stage, Training
 from ppt.models.loaded import encoder_fingerprints
 from ppt.store.checkpoint_files import METADATA
+from ppt.store.checksums import CHECKSUMS, check_folder
 from ppt.store.nodes import Node, Store, digest_of
 
 VERSION = 2
@@ -109,12 +110,16 @@ class StageTraining:
             checkpoint: the local folder of the last epoch's checkpoint.
             seconds: the duration of the training.
         """
-        for path in Path(checkpoint).iterdir():
-            node.write_bytes(path.name, path.read_bytes())
+        check_folder(Path(checkpoint))
+        node.clean()
+        files = [path for path in Path(checkpoint).iterdir() if path.name != CHECKSUMS]
+        checksums = {path.name: node.write_bytes(path.name, path.read_bytes()) for path in files}
         history = json.loads((Path(checkpoint) / METADATA).read_text())["history"]
         # The digest covers only the encoders' fingerprints; the manifest says how to build them.
         model = self.model.model_dump(mode="json")
-        node.write_manifest(history=history, seconds=round(seconds, 1), model=model)
+        node.write_manifest(
+            history=history, seconds=round(seconds, 1), model=model, checksums=checksums
+        )
 
 
 def local_folder(node: Node) -> Path:

@@ -3,6 +3,10 @@
 import json
 import math
 import os
+import pickle
+import re
+import struct
+import zipfile
 from pathlib import Path
 
 import huggingface_hub
@@ -18,6 +22,7 @@ from ppt.config import ClipConfig, ConfigError, SamConfig, load_curriculum
 from ppt.curriculum.run import check_inputs
 from ppt.models import loaded as models
 from ppt.models.build import build_image_text_encoder, build_segmenter
+from ppt.models.weights import read_state_dict
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,6 +133,11 @@ def test_openais_archive_gives_what_open_clips_own_loader_gives(folder, pixels):
         expected = plain.encode_image(pixels, normalize=True)
     found = encoder.encode_images(pixels).surgery_tokens[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    interpreted = torch.jit.load(path, map_location="cpu").state_dict()
+    settings = {"input_resolution", "context_length", "vocab_size"}
+    tensors = read_state_dict(path, field="model.clip.weights")
+    assert tensors.keys() == interpreted.keys() - settings
+    assert all(torch.equal(tensor, interpreted[name]) for name, tensor in tensors.items())
 
 
 def test_openais_archive_needs_quickgelu(folder):
@@ -226,6 +236,7 @@ def test_the_hubs_own_description_beside_a_file_is_believed(tmp_path):
 # ---------------------------------------------------------------- what is refused
 
 CLIP16 = ClipConfig(name="ViT-B-16")
+OPENAI16 = ClipConfig(name="ViT-B-16-quickgelu")
 SAM_B = SamConfig(name="vit_b")
 
 
@@ -302,6 +313,212 @@ def test_a_pickle_that_would_run_code_is_not_loaded(tmp_path):
     assert_one_line(refuse(SAM_B, path), "model.sam.weights", path, "holds more than tensors")
     torch.save({"epoch": 3}, path)
     assert_one_line(refuse(SAM_B, path), "model.sam.weights", path, "holds no state dict")
+
+
+# ---------------------------------------------------------------- hostile files
+
+MORE = ("holds more than tensors", "save the net's state_dict()")
+DAMAGED = ("is cut short or damaged", "get the file again")
+
+
+class _Writer(nn.Module):
+    """A module that writes a file when torch's own loader restores it, and when it is called."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = str(path)
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, self.path)
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, torch.Tensor, bool]:
+        return self.path, self.weight, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, torch.Tensor, bool]) -> None:
+        torch.save(state[1], state[0])
+        self.path, self.weight, self.training = state
+
+
+class _Opener:
+    """Its pickle creates a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def repack(path, change, **options):
+    """Write an archive again with other members, which `change` gives by their last names."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            last = "code" if name.endswith(".py") else name.partition("/")[2]
+            if last in change:
+                archive.writestr(name, change[last], **options)
+            else:
+                archive.writestr(name, content)
+    return path
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A small TorchScript archive."""
+    path = tmp_path / "archive.pt"
+    torchscript({"visual.proj": torch.arange(6.0).view(2, 3), "scale": torch.ones(())}).save(path)
+    return path
+
+
+def test_an_archive_whose_code_would_run_is_not_loaded(tmp_path):
+    path, written = tmp_path / "hostile.pt", tmp_path / "written"
+    torch.jit.script(_Writer(written)).save(path)
+    for config in (OPENAI16, SAM_B):
+        assert_one_line(refuse(config, path), ".weights", path, *MORE)
+    assert not written.exists()
+    torch.jit.load(path)  # the file is what it is meant to be
+    assert written.exists()
+
+
+@pytest.mark.parametrize("kind", ["archive", "torch", "legacy", "plain"])
+def test_a_pickle_that_would_open_a_file(tmp_path, archive, kind):
+    written, path = tmp_path / "written", tmp_path / "x.pt"
+    hostile = {"weight": torch.zeros(2), "x": _Opener(written)}
+    if kind == "archive":
+        path = repack(archive, {"data.pkl": pickle.dumps(_Opener(written), 2)})
+    elif kind == "plain":
+        path.write_bytes(pickle.dumps(_Opener(written)))
+    else:
+        torch.save(hostile, path, _use_new_zipfile_serialization=kind == "torch")
+    assert_one_line(refuse(SAM_B, path), "model.sam.weights", path, *MORE)
+    assert not written.exists()
+
+
+def test_an_archive_holds_the_parameters_and_buffers_of_its_state_dict(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.extra = torch.ones(2)  # neither
+            self.linear = nn.Linear(3, 2).bfloat16()
+            self.register_buffer("view", torch.arange(6).view(2, 3).t())
+            self.register_buffer("none", torch.zeros(0, 4))
+            self.source = nn.BatchNorm1d(2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.extra
+
+    torch.jit.script(Net()).save(path := tmp_path / "net.pt")
+    expected, found = torch.jit.load(path).state_dict(), read_state_dict(path, field="x")
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data/0": b""}, DAMAGED),  # the tensor is larger
+        ({"data.pkl": b""}, DAMAGED),
+        ({"data.pkl": b"\x80\x02}."}, DAMAGED),  # no module
+        (
+            {"data.pkl": b"\x80\x02CLASS)\x81r\xff\xff\xff\xff."},
+            ("holds no state dict",),
+        ),  # a huge memo
+        ({"data.pkl": b"\x80\x02CLASS)\x81q\0}U\1ah\0sb."}, DAMAGED),  # holds itself
+        ({"code": b"print(1)"}, DAMAGED),
+        ({"byteorder": b"big"}, DAMAGED),
+    ],
+)
+def test_a_damaged_archive(archive, change, words):
+    with zipfile.ZipFile(archive) as file:
+        root = re.search(rb"c__torch__[^\n]*\n[^\n]*\n", file.read("archive/data.pkl"))[0]
+    repack(archive, {name: content.replace(b"CLASS", root) for name, content in change.items()})
+    assert_one_line(refuse(OPENAI16, archive), "model.clip.weights", archive, *words)
+
+
+def test_a_flipped_bit_in_an_archive(archive):
+    content = bytearray(archive.read_bytes())
+    content[content.index(torch.arange(6.0).numpy().tobytes()) + 5] ^= 1
+    archive.write_bytes(content)
+    assert_one_line(refuse(SAM_B, archive), "model.sam.weights", archive, *DAMAGED)
+
+
+@pytest.mark.parametrize("kind", ["archive", "torch"])
+def test_a_zip_bomb(tmp_path, archive, kind):
+    path = archive
+    if kind == "torch":
+        torch.save({"weight": torch.zeros(9)}, path := tmp_path / "saved.pt")
+    zeros = repack(path, {"data.pkl": bytes(2**20)}, compress_type=zipfile.ZIP_DEFLATED)
+    words = ("data.pkl' in it is compressed", "get the file again")
+    assert_one_line(refuse(SAM_B, zeros), "model.sam.weights", path, *words)
+    plain = repack(path, {"data.pkl": b"hello"})
+    content = bytearray(plain.read_bytes())
+    entry = content.rindex(b"/data.pkl") - len(path.stem) - 46  # in the list at the file's end
+    assert content[entry : entry + 4] == b"PK\1\2"
+    content[entry + 20 : entry + 28] = struct.pack("<2I", 4_000_000_000, 4_000_000_000)
+    path.write_bytes(content)
+    words = ("claims to hold 4,000,", "get the file again")
+    assert_one_line(refuse(SAM_B, path), "model.sam.weights", path, *words)
+
+
+HUGE = {"weight": {"dtype": "F32", "shape": [25_000_000_000], "data_offsets": [0, 10**11]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        struct.pack("<Q", 10**11) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 9) + b"\xff" * 9,
+        struct.pack("<Q", len(json.dumps(HUGE))) + json.dumps(HUGE).encode(),
+        struct.pack("<Q", 50) + json.dumps(HUGE).replace("F32", "F99").encode()[:50],
+        b"PK\3\4",
+    ],
+)
+def test_a_false_header_of_safetensors(tmp_path, content):
+    (path := tmp_path / "x.safetensors").write_bytes(content)
+    for config in (CLIP16, SAM_B):
+        words = ("is cut short, damaged or no safetensors file", "get the file again")
+        assert_one_line(refuse(config, path), ".weights", path, *words)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_no_file(tmp_path, suffix):
+    (folder := tmp_path / f"folder{suffix}").mkdir()
+    os.mkfifo(pipe := tmp_path / f"pipe{suffix}")
+    (empty := tmp_path / f"empty{suffix}").touch()
+    for config in (CLIP16, SAM_B):
+        assert_one_line(refuse(config, folder), ".weights", folder, "is a folder")
+        assert_one_line(refuse(config, pipe), ".weights", pipe, "is no regular file")
+        assert_one_line(refuse(config, empty), ".weights", empty, "is empty")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({1: torch.zeros(2)}, "holds no state dict"),
+        ({"x": torch.zeros(2, 2).to_sparse()}, "holds no state dict"),
+        ({"x": torch.zeros(2, device="meta")}, "holds no state dict"),
+        (
+            {"visual.class_embedding": torch.zeros(2), "visual.conv1.weight": torch.zeros(2)},
+            "other shapes",
+        ),
+        ({"image_encoder.pos_embed": torch.zeros(())}, "other shapes"),
+    ],
+)
+def test_tensors_of_another_kind(tmp_path, state, words):
+    torch.save(state, path := tmp_path / "x.pt")
+    for config in (CLIP16, SAM_B):
+        assert_one_line(refuse(config, path), ".weights", path, words)
+
+
+# ---------------------------------------------------------------- before a run
 
 
 def test_no_file(tmp_path):

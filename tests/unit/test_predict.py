@@ -23,6 +23,7 @@ from ppt.models.build import build_image_text_encoder, build_point_generator, bu
 from ppt.serving.predict_table import read_table
 from ppt.serving.predictor import Predictor, save_mask
 from ppt.serving.stored_checkpoint import open_checkpoint
+from ppt.store.checksums import seal, unseal
 from ppt.store.nodes import Store
 from ppt.toybox import world
 from ppt.training.checkpoint import save_checkpoint
@@ -386,9 +387,9 @@ def copied(run, tmp_path) -> Path:
 
 def _edit(folder: Path, change) -> None:
     path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = unseal(path.read_bytes())
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_bytes(seal(manifest))
 
 
 def test_other_encoders_than_in_training_are_refused(copied):
@@ -415,9 +416,10 @@ def test_a_checkpoint_of_another_version_or_broken(copied):
     _edit(copied, lambda m: m.pop("model"))
     with pytest.raises(ConfigError, match="does not say which model"):
         open_checkpoint(copied)
-    (copied / "manifest.json").write_text("[")
-    with pytest.raises(ConfigError, match="does not say which model"):
-        open_checkpoint(copied)
+    for content, told in (("[", "is no JSON"), ("", "is empty"), ("[]", "holds no JSON object")):
+        (copied / "manifest.json").write_text(content)
+        with pytest.raises(ConfigError, match=f"manifest.json .*{told}.*: remove its folder"):
+            open_checkpoint(copied)
 
 
 def test_a_generator_of_another_size_is_named(copied):

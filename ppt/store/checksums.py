@@ -1,0 +1,177 @@
+"""Checksums of stored files, which tell damage by disks, copies and networks.
+
+Every file is written with its size and its CRC-32, the fastest checksum of Python's library. It
+finds every run of up to 32 wrong bits and misses one in four billion of other damages; it is no
+protection against an attacker. JSON files hold a checksum of their own content under the key
+`checksum`. Files that were written before there were checksums are read without a check.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from ppt.config import ConfigError
+
+Checksum = dict[str, Any]
+"""The `size` of a file in bytes and its `crc32` in hexadecimal digits."""
+
+CHECKSUMS = "checksums.json"
+"""The file with the checksums of the other files in the folder of an unfinished training."""
+
+_CHUNK = 2**20
+"""The number of bytes that are read at once."""
+
+_verified: set[tuple[str, str]] = set()
+"""The files that this process has found whole: path and state, which has time and size."""
+
+
+class DamagedFile(ConfigError):
+    """A stored file is not as it was written; the message names it and says what to do."""
+
+    def __init__(self, message: str, digest: str | None = None, bucket: int | None = None) -> None:
+        """`digest` is that of the file's node; `bucket` can be made anew without the others."""
+        super().__init__(message)
+        self.digest = digest
+        self.bucket = bucket
+
+
+def checksum_of(data: bytes | pa.Buffer) -> Checksum:
+    """Return the checksum of a file's content."""
+    return {"size": len(memoryview(data)), "crc32": f"{zlib.crc32(data):08x}"}
+
+
+def fault_of(found: Checksum, expected: Checksum) -> str | None:
+    """Return what is wrong with a file; None if it is as it was written."""
+    if found["size"] != expected.get("size"):
+        return f"has {found['size']} bytes instead of {expected.get('size')}"
+    if found["crc32"] != expected.get("crc32"):
+        return "is damaged: its checksum is not that with which it was written"
+    return None
+
+
+def is_verified(fs: Any, path: str) -> bool:
+    """Return whether this process has found the file whole, and it has not changed since."""
+    return (path, fs.ukey(path)) in _verified
+
+
+def verify(fs: Any, path: str, expected: Checksum) -> str | None:
+    """Compare a file with its checksum, once in each process.
+
+    Returns:
+        What is wrong with the file, or None.
+    """
+    try:
+        key = path, fs.ukey(path)
+        if key in _verified:
+            return None
+        size = crc = 0
+        with fs.open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    except OSError as error:
+        return cannot_read(error)
+    fault = fault_of({"size": size, "crc32": f"{crc:08x}"}, expected)
+    if fault is None:
+        _verified.add(key)
+    return fault
+
+
+def read_verified(fs: Any, path: str, expected: Checksum) -> tuple[bytes, str | None]:
+    """Return the content of a file, and what is wrong with it or None."""
+    key = path, fs.ukey(path)
+    data = fs.cat_file(path)
+    fault = fault_of(checksum_of(data), expected)
+    if fault is None:
+        _verified.add(key)
+    return data, fault
+
+
+def cannot_read(error: OSError) -> str:
+    """Say that a file is missing, or that its disk or its content is damaged.
+
+    Raises `error` again if it is something else, such as a network that is down: nothing is made
+    anew because of that.
+    """
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    if error.errno == errno.EIO or type(error) is OSError and error.errno is None:  # of pyarrow
+        return f"is damaged: {str(error).splitlines()[0]}"
+    raise error
+
+
+# ---------------------------------------------------------------- JSON files
+
+
+def seal(content: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a JSON file with this content and its checksum."""
+    content = json.loads(json.dumps(content, default=str))
+    return json.dumps({**content, "checksum": _checksum_of_json(content)}, indent=2).encode()
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """Return the content of a file that `seal` made, without the checksum.
+
+    Raises ValueError, with what is wrong, for any other content.
+    """
+    if not data:
+        raise ValueError("is empty")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is cut short or damaged: it is no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError("is damaged: it holds no JSON object")
+    checksum = content.pop("checksum", None)
+    is_old = checksum is None and "checksums" not in content
+    if not is_old and checksum != _checksum_of_json(content):
+        raise ValueError("is damaged: its checksum is not that with which it was written")
+    return content
+
+
+def is_sealed(data: bytes) -> bool:
+    """Return whether a JSON file has a checksum."""
+    return "checksum" in json.loads(data)
+
+
+def _checksum_of_json(content: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
+# ---------------------------------------------------------------- folders outside of nodes
+
+
+def seal_folder(folder: Path) -> None:
+    """Write the checksums of a folder's files into it."""
+    sums = {path.name: checksum_of(path.read_bytes()) for path in sorted(folder.iterdir())}
+    (folder / CHECKSUMS).write_bytes(seal({"checksums": sums}))
+
+
+def check_folder(folder: Path) -> None:
+    """Check the files of a folder that was sealed; one without checksums is believed.
+
+    Raises DamagedFile.
+    """
+    todo = f"remove {folder.parent} and run the command again, which trains the stage anew"
+    path = folder / CHECKSUMS
+    if not path.exists():
+        return
+    try:
+        expected = unseal(path.read_bytes())["checksums"]
+    except ValueError as error:
+        raise DamagedFile(f"{path} {error}: {todo}") from None
+    check_files(folder, expected, todo)
+
+
+def check_files(folder: Path, expected: Mapping[str, Checksum], todo: str) -> None:
+    """Check files of a local folder. Raises DamagedFile, which names the file and what to do."""
+    for name, checksum in expected.items():
+        if fault := verify(LocalFileSystem(), str(folder / name), checksum):
+            raise DamagedFile(f"{folder / name} {fault}: {todo}")
