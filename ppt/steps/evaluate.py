@@ -198,7 +198,8 @@ def _diagnosis(sentence: _Sentence, protocol: Protocol, found: Prediction) -> di
     without = protocol.compared(found.mask_without)
     intersection, union = overlap(without, protocol.compared(sentence.truth))
     side = len(found.attention)
-    centres = (np.stack(np.mgrid[:side, :side][::-1], -1).reshape(-1, 2) + 0.5) / side  # (x, y)
+    rows, columns = np.divmod(np.arange(side**2), side)
+    centres = (np.stack([columns, rows], -1) + 0.5) / side
     attention = found.attention.ravel()
     looked_at = np.stack([centres[attention.argmax()], attention @ centres])
     peak_on, place_on = points_on(sentence.truth, looked_at).tolist()
