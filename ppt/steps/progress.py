@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,8 +22,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ppt.store.checksums import DamagedFile
-from ppt.store.nodes import Node
+if TYPE_CHECKING:  # commands that print no progress import neither
+    from ppt.store.checksums import DamagedFile
+    from ppt.store.nodes import Node
 
 console = Console(stderr=True)
 
