@@ -12,6 +12,12 @@ from ppt.models.point_generator import PointGenerator
 from ppt.models.precision import autocast
 from ppt.models.segmenter import Segmenter
 
+NO_POINT = -1
+"""The label of a point that the segmenter ignores."""
+
+CERTAINTY = 1.5
+"""The least |logit| of r with which a point is prompted (our choice)."""
+
 
 @dataclass
 class Predictions:
@@ -59,11 +65,19 @@ class PointPrompting(nn.Module):
             Logits [P, H4, W4] in the padded square, see `Segmenter.decode`; gradients reach the
             points.
         """
+        points = outputs["pred_points"][expression_index, query_index]
+        labels = prompt_labels(outputs["pred_point_logits"][expression_index, query_index])
+        return self._decode_prompts(batch, expression_index, points, labels)
+
+    def _decode_prompts(
+        self, batch: Batch, expression_index: Tensor, points: Tensor, point_labels: Tensor
+    ) -> Tensor:
+        """Decode prompts [P, M] of the expressions [P] of a batch: logits [P, H4, W4]."""
         logits, _ = self.segmenter.decode(
             batch.segmenter_features,
             batch.picture_index[expression_index],
-            outputs["pred_points"][expression_index, query_index],
-            prompt_labels(outputs["pred_point_logits"][expression_index, query_index]),
+            points,
+            point_labels,
             batch.sizes,
             multimask_output=False,
         )
@@ -80,30 +94,24 @@ class PointPrompting(nn.Module):
         rows = torch.arange(len(best), device=best.device)
         points = outputs["pred_points"][rows, best]
         labels = prompt_labels(outputs["pred_point_logits"][rows, best])
-        masks, masks_without = self._masks(batch, points, labels), None
+        masks, masks_without = self._masks(batch, rows, points, labels), None
         if without_negatives:
-            masks_without = self._masks(batch, points, labels.where(labels == 1, NO_POINT))
+            masks_without = list(masks)
+            some = (labels == 0).any(1).nonzero()[:, 0]
+            positive = labels[some].where(labels[some] == 1, NO_POINT)
+            changed = self._masks(batch, some, points[some], positive) if len(some) else []
+            for row, mask in zip(some.tolist(), changed, strict=True):
+                masks_without[row] = mask
         attention = outputs["attention"][rows, best]
         return Predictions(points, labels, scores, attention, masks, masks_without)
 
-    def _masks(self, batch: Batch, points: Tensor, point_labels: Tensor) -> list[Tensor]:
-        """Decode a prompt [B, M] of each expression: bool [height, width] of the pictures."""
-        logits, _ = self.segmenter.decode(
-            batch.segmenter_features,
-            batch.picture_index,
-            points,
-            point_labels,
-            batch.sizes,
-            multimask_output=False,
-        )
-        return self.segmenter.finish_batch(logits[:, 0], batch.sizes[batch.picture_index])
-
-
-NO_POINT = -1
-"""The label of a point that the segmenter ignores."""
-
-CERTAINTY = 1.5
-"""The least |logit| of r with which a point is prompted."""
+    def _masks(
+        self, batch: Batch, expression_index: Tensor, points: Tensor, point_labels: Tensor
+    ) -> list[Tensor]:
+        """Decode prompts [P, M] of expressions [P]: P masks, bool [height, width]."""
+        logits = self._decode_prompts(batch, expression_index, points, point_labels)
+        sizes = batch.sizes[batch.picture_index[expression_index]]
+        return self.segmenter.finish_batch(logits, sizes)
 
 
 def prompt_labels(point_logits: Tensor) -> Tensor:

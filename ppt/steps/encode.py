@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from ppt.batches.features import SEGMENTER
 from ppt.config import ClipConfig, Model
@@ -32,17 +33,34 @@ BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class EncodePictures(Step):
-    """The `features` of a samples table: one row for each picture, float16, memory-mappable.
+class _EncodeSamples(Step):
+    """A `features` table: one row for each picture of `samples`, float16, memory-mappable."""
+
+    kind = "features"
+    command = "encode"
+
+    samples: Node
+
+    @property
+    def buckets(self) -> int:
+        return self.samples.num_buckets
+
+    def parents(self) -> dict[str, Node]:
+        return {"samples": self.samples}
+
+    def total(self) -> int:
+        return self.samples.counts()["pictures"]["out"]
+
+
+@dataclass(frozen=True)
+class EncodePictures(_EncodeSamples):
+    """The `features` of a samples table.
 
     Each picture takes one pass of the encoder of pictures and texts and one of the segmenter.
     """
 
-    kind = "features"
-    command = "encode"
     version = 3
 
-    samples: Node
     model: Model
     name: str
 
@@ -50,52 +68,36 @@ class EncodePictures(Step):
     def title(self) -> str:
         return f"encode {self.name}"
 
-    @property
-    def buckets(self) -> int:
-        return self.samples.num_buckets
-
     def spec(self) -> dict[str, Any]:
         return encoder_fingerprints(self.model)
-
-    def parents(self) -> dict[str, Node]:
-        return {"samples": self.samples}
-
-    def total(self) -> int:
-        return self.samples.counts()["pictures"]["out"]
 
     @torch.inference_mode()
     def __call__(self, bucket: int) -> BucketOutput:
         device = current_device()
         clip, sam = image_text_encoder(self.model.clip, device), segmenter(self.model.sam, device)
-        samples = self.samples.read(bucket, columns=["picture", "image", "height", "width"])
-        columns: dict[str, list[np.ndarray]] = {}
-        for pictures in _decoded(samples):
-            pixels = torch.stack([clip.preprocess(p) for p in pictures]).to(device)
-            features = clip.encode_images(pixels)
-            padded = torch.stack([sam.preprocess(p) for p in pictures]).to(device)
-            parts = {
-                **{SEGMENTER + name: f for name, f in sam.encode_images(padded).items()},
+
+        def encode(pictures: list[np.ndarray]) -> dict[str, Tensor]:
+            features = clip.encode_images(_pixels(clip, pictures, device))
+            return {
+                **{
+                    SEGMENTER + name: feature
+                    for name, feature in sam.encode_images(_pixels(sam, pictures, device)).items()
+                },
                 "surgery_tokens": features.surgery_tokens,
                 **{f"visual_features_{n}": v for n, v in enumerate(features.visual_features)},
             }
-            for name, tensor in parts.items():
-                columns.setdefault(name, []).append(tensor.half().cpu().numpy())
-        table = _feature_table(samples, columns, feature_shapes(clip, sam))
-        count = Count(len(samples), len(table), 0)
-        return BucketOutput({DATA: table}, {"pictures": count}, {"encoder_calls": len(samples)})
+
+        table = _encoded(self.samples, bucket, encode, feature_shapes(clip, sam))
+        return _output(table, {"encoder_calls": len(table)})
 
 
 @dataclass(frozen=True)
-class EncodeSurgeryTokens(Step):
+class EncodeSurgeryTokens(_EncodeSamples):
     """A `features` table with the surgery tokens alone.
 
     They give similarity maps at another image size than that of the other features.
     """
 
-    kind = "features"
-    command = "encode"
-
-    samples: Node
     clip: ClipConfig
     name: str
 
@@ -103,31 +105,44 @@ class EncodeSurgeryTokens(Step):
     def title(self) -> str:
         return f"encode {self.name} at {self.clip.image_size} pixels"
 
-    @property
-    def buckets(self) -> int:
-        return self.samples.num_buckets
-
     def spec(self) -> dict[str, Any]:
         return {"clip": clip_fingerprint(self.clip), "columns": ["surgery_tokens"]}
-
-    def parents(self) -> dict[str, Node]:
-        return {"samples": self.samples}
-
-    def total(self) -> int:
-        return self.samples.counts()["pictures"]["out"]
 
     @torch.inference_mode()
     def __call__(self, bucket: int) -> BucketOutput:
         device = current_device()
         clip = image_text_encoder(self.clip, device)
-        samples = self.samples.read(bucket, columns=["picture", "image", "height", "width"])
-        columns: dict[str, list[np.ndarray]] = {}
-        for pictures in _decoded(samples):
-            pixels = torch.stack([clip.preprocess(p) for p in pictures]).to(device)
-            tokens = clip.encode_images(pixels).surgery_tokens
-            columns.setdefault("surgery_tokens", []).append(tokens.half().cpu().numpy())
-        table = _feature_table(samples, columns, {"surgery_tokens": surgery_shape(clip)})
-        return BucketOutput({DATA: table}, {"pictures": Count(len(samples), len(table), 0)})
+
+        def encode(pictures: list[np.ndarray]) -> dict[str, Tensor]:
+            tokens = clip.encode_images(_pixels(clip, pictures, device)).surgery_tokens
+            return {"surgery_tokens": tokens}
+
+        shapes: dict[str, tuple[int, ...]] = {"surgery_tokens": surgery_shape(clip)}
+        return _output(_encoded(self.samples, bucket, encode, shapes), {})
+
+
+def _pixels(net: ImageTextEncoder | Segmenter, pictures: list[np.ndarray], device: str) -> Tensor:
+    """Preprocess pictures, uint8 [H, W, 3] each, for a net: [I, 3, S, S] on the device."""
+    return torch.stack([net.preprocess(picture) for picture in pictures]).to(device)
+
+
+def _encoded(
+    samples: Node,
+    bucket: int,
+    encode: Callable[[list[np.ndarray]], dict[str, Tensor]],
+    shapes: dict[str, tuple[int, ...]],
+) -> pa.Table:
+    """Encode the pictures of a bucket batch by batch, and return them as a `features` table."""
+    rows = samples.read(bucket, columns=["picture", "image", "height", "width"])
+    columns: dict[str, list[np.ndarray]] = {}
+    for pictures in _decoded(rows):
+        for name, tensor in encode(pictures).items():
+            columns.setdefault(name, []).append(tensor.half().cpu().numpy())
+    return _feature_table(rows, columns, shapes)
+
+
+def _output(table: pa.Table, info: dict[str, int]) -> BucketOutput:
+    return BucketOutput({DATA: table}, {"pictures": Count(len(table), len(table), 0)}, info)
 
 
 def _decoded(samples: pa.Table) -> Iterator[list[np.ndarray]]:
