@@ -2,9 +2,9 @@
 
 Every row is run with every seed, and what rows have in common is made once.
 
-ppt ablate curricula/ablations
-ppt ablate curricula/ablations --seeds 0,1,2 data.evaluation.seed=77
-ppt ablate curricula/ablations --base curricula/paper/refcoco.yaml
+ppt ablate table3
+ppt ablate table3 --seeds 0,1,2 data.evaluation.seed=77
+ppt ablate table3 --base paper/refcoco
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from typing import Annotated
 
 import typer
 
-from jobs.common import Local, Overrides, command, mlflow_ui, open_runner, out, run_alone, say
 from ppt.config import ConfigError, Curriculum
+
+from .common import Local, Overrides, command, find, mlflow_ui, open_runner, out, run_alone, say
 
 
 @command
 def main(
     rows: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A folder of curricula, one for each row.")
+        Path,
+        typer.Argument(
+            metavar="ROWS", help="A folder of curricula, one for each row, or a name: table3."
+        ),
     ],
     overrides: Overrides = None,
     seeds: Annotated[str, typer.Option(help="The seeds of every row, e.g. 0,1,2.")] = "0",
@@ -42,7 +46,8 @@ def main(
     from ppt.tracking.folder import RunFolder
     from ppt.tracking.mlflow_runs import tracking_uri
 
-    curricula = load_rows(rows, overrides or [], base, numbers)
+    rows = find(rows, folder=True)
+    curricula = load_rows(rows, overrides or [], base and find(base), numbers)
     first = next(iter(curricula.values()))[0]
     folder = RunFolder(Store(first.store), rows.resolve().name)
     uri = tracking_uri(folder.path)

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 import ppt
-from jobs import submit
-from jobs.commands import add_commands
+
+from . import submit
+from .commands import add_commands
 
 _HELP = (
     "Weakly supervised referring image segmentation by point prompting, on Ray.\n\n"

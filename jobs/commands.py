@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import typer
 
-from jobs import (
+from . import (
     ablate,
+    config,
     doctor,
     encode,
     evaluate,
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report.main,
     "ablate": ablate.main,
     "predict": predict.main,
+    "config": config.main,
     "doctor": doctor.main,
     "verify": verify.main,
 }

@@ -19,7 +19,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ppt.config import ConfigError, Curriculum, load_curriculum
+from ppt.config import ConfigError, Curriculum, find_curriculum, load_curriculum
+from ppt.config.named import named_curriculum
 from ppt.steps.progress import console
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from ppt.tracking.record import RunRecord
 
 CurriculumPath = Annotated[
-    Path, typer.Argument(metavar="CURRICULUM", help="A YAML file, e.g. curricula/quickstart.yaml.")
+    Path,
+    typer.Argument(
+        metavar="CURRICULUM", help="A YAML file, or the name of a curriculum, e.g. quickstart."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -63,12 +67,26 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
+def find(path: Path, *, folder: bool = False) -> Path:
+    """Return the path of a curriculum that is given by its path or its name.
+
+    What is both is taken as a path, and a line says so. `folder` is as for `find_curriculum`.
+    """
+    found = find_curriculum(path, folder=folder)
+    if found == path and os.path.exists(path):
+        other = named_curriculum(path, folder=folder)
+        if other and other.resolve() != found.resolve():
+            text = f"{str(path)!r} is what lies here under this path, not {other} of this name"
+            say(f"[yellow]note:[/] {escape(text)}")
+    return found
+
+
 def load(path: Path, overrides: list[str] | None) -> Curriculum:
     """Load a curriculum with its overrides, and check that its data sets can be opened.
 
     This comes before torch is imported, so that a wrong key or a missing file is told at once.
     """
-    curriculum = load_curriculum(path, overrides or [])
+    curriculum = load_curriculum(find(path), overrides or [])
     from ppt.data.source import check_data_sets
 
     check_data_sets(curriculum.data)

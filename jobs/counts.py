@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from jobs.common import out
+from .common import out
 
 if TYPE_CHECKING:
     from ppt.tracking.record import RunRecord

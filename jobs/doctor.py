@@ -1,6 +1,6 @@
 """Check what is there and what is missing for a curriculum, before hours of work.
 
-ppt doctor curricula/paper/refcoco.yaml
+ppt doctor paper/refcoco
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.common import Overrides, command, run_alone
 from ppt.config import ConfigError, load_curriculum
+from ppt.config.named import CURRICULA
+
+from .common import Overrides, command, find, run_alone
 
 if TYPE_CHECKING:
     from ppt.doctor import Check
@@ -27,14 +29,15 @@ def main(
     curriculum: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[CURRICULUM]", help="A YAML file. Without it, the machine is checked."
+            metavar="[CURRICULUM]",
+            help="A YAML file or a name, e.g. quickstart. Without it, the machine is checked.",
         ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Say what is there and what is missing; exit code 1 means that the curriculum cannot run."""
     console = Console()
-    loaded = load_curriculum(curriculum, overrides or []) if curriculum else None
+    loaded = load_curriculum(find(curriculum), overrides or []) if curriculum else None
     from ppt.doctor import examine, examine_machine
 
     if loaded is None:
@@ -70,17 +73,13 @@ def _print_checks(checks: list[Check], console: Console) -> None:
 
 def _print_curricula(console: Console) -> None:
     """Print the curricula that come with ppt, with a description of each."""
-    import ppt
-
-    folder = Path("curricula")
-    if not folder.is_dir():
-        folder = Path(ppt.__file__).parents[1] / "curricula"
     table = Table("curriculum", "what it is", title_justify="left", pad_edge=False)
-    curricula = [path for path in folder.rglob("*.yaml") if path.parent.name != "sweeps"]
-    for path in sorted(curricula):
-        table.add_row(escape(str(path)), escape(_describe(path)))
+    for path in sorted(CURRICULA.rglob("*.yaml")):
+        if path.parent.name != "sweeps":
+            name = str(path.relative_to(CURRICULA)).removesuffix(".yaml")
+            table.add_row(escape(name), escape(_describe(path)))
     console.print(table)
-    console.print("ppt doctor CURRICULUM says what one of them needs")
+    console.print(f"ppt doctor CURRICULUM says what one of them needs; they lie in {CURRICULA}")
 
 
 def _describe(path: Path) -> str:

@@ -1,12 +1,12 @@
 """Encode every unique picture and text once with the frozen CLIP and SAM.
 
-ppt encode curricula/quickstart.yaml
+ppt encode quickstart
 """
 
 from __future__ import annotations
 
-from jobs.common import CurriculumPath, Local, Overrides, command, run, run_alone
-from jobs.counts import print_counts
+from .common import CurriculumPath, Local, Overrides, command, run, run_alone
+from .counts import print_counts
 
 
 @command

@@ -1,8 +1,8 @@
 """Measure the CLIP+SAM baselines and the trained stages, sentence by sentence.
 
-ppt evaluate curricula/quickstart.yaml
-ppt evaluate curricula/quickstart.yaml --stage ris_joint --split validation --protocol lavt
-ppt evaluate curricula/quickstart.yaml --stage clip_sam_best
+ppt evaluate quickstart
+ppt evaluate quickstart --stage ris_joint --split validation --protocol lavt
+ppt evaluate quickstart --stage clip_sam_best
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs.common import (
+from .common import (
     CurriculumPath,
     Local,
     Overrides,

@@ -1,12 +1,12 @@
 """Make the pseudo labels of D_sem and H with CLIP and SAM, and D_ref from D_sem's pictures.
 
-ppt label curricula/quickstart.yaml
+ppt label quickstart
 """
 
 from __future__ import annotations
 
-from jobs.common import CurriculumPath, Local, Overrides, command, run, run_alone
-from jobs.counts import print_counts
+from .common import CurriculumPath, Local, Overrides, command, run, run_alone
+from .counts import print_counts
 
 
 @command

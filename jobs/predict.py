@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from jobs.common import command, run_alone
 from ppt.config import ConfigError, Resources
+
+from .common import command, run_alone
 
 if TYPE_CHECKING:
     from ppt.serving.predictor import PicturePrediction, Predictor

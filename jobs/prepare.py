@@ -1,12 +1,12 @@
 """Read the data sets, check every picture and expression, and quarantine what is broken.
 
-ppt prepare curricula/quickstart.yaml
+ppt prepare quickstart
 """
 
 from __future__ import annotations
 
-from jobs.common import CurriculumPath, Local, Overrides, command, run, run_alone
-from jobs.counts import print_counts
+from .common import CurriculumPath, Local, Overrides, command, run, run_alone
+from .counts import print_counts
 
 
 @command

@@ -1,11 +1,11 @@
 """Write a run's page and summary again.
 
-ppt report curricula/quickstart.yaml
+ppt report quickstart
 """
 
 from __future__ import annotations
 
-from jobs.common import CurriculumPath, Local, Overrides, command, run, run_alone, say_places
+from .common import CurriculumPath, Local, Overrides, command, run, run_alone, say_places
 
 
 @command

@@ -1,6 +1,6 @@
 """Select: choose the referents among H_ref's candidates with a trained stage (Eq. 6 and 7).
 
-ppt select curricula/quickstart.yaml --after ris_object_centric
+ppt select quickstart --after ris_object_centric
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.common import CurriculumPath, Local, Overrides, command, load, open_runner, run_alone
+from .common import CurriculumPath, Local, Overrides, command, load, open_runner, run_alone
 
 
 @command

@@ -1,7 +1,7 @@
 """Run any other command on a Ray cluster as if it ran here, with its log and its exit code.
 
-ppt submit --address http://HEAD:8265 train curricula/quickstart.yaml store=/shared/runs
-ppt submit --address http://HEAD:8265 --no-wait train curricula/quickstart.yaml store=/shared/runs
+ppt submit --address http://HEAD:8265 train quickstart store=/shared/runs
+ppt submit --address http://HEAD:8265 --no-wait train quickstart store=/shared/runs
 ppt submit --address http://HEAD:8265 --stop ID
 """
 
@@ -14,9 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.commands import COMMANDS, add_commands
-from jobs.common import command, run_alone, say
-from ppt.config import ConfigError, load_curriculum
+from ppt.config import ConfigError, find_curriculum, load_curriculum
+
+from .commands import COMMANDS, add_commands
+from .common import command, run_alone, say
 
 SETTINGS = {"allow_interspersed_args": False}  # options after COMMAND belong to the command
 
@@ -87,6 +88,8 @@ def _checked(job: Sequence[str], folder: Path) -> list[str]:
     if (path := asked.get("curriculum")) is None:
         return list(job)
     _check_store(load_curriculum(path, asked["overrides"] or []).store, folder)
+    if find_curriculum(path) != Path(path):
+        return list(job)  # a name, which is known on the cluster too
     try:
         sent = str(Path(path).resolve().relative_to(folder.resolve()))
     except ValueError:

@@ -1,7 +1,7 @@
 """Run a curriculum with many settings by Ray Tune; what the runs have in common is made once.
 
-ppt sweep curricula/sweeps/stages_and_queries.yaml
-ppt sweep curricula/sweeps/stages_and_queries.yaml --resume
+ppt sweep stages_and_queries
+ppt sweep stages_and_queries --resume
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from jobs.common import Overrides, command, out, run_alone, say
+from .common import Overrides, command, find, out, run_alone, say
 
 SweepPath = Annotated[
     Path,
-    typer.Argument(metavar="SWEEP", help="A YAML file, e.g. curricula/sweeps/NAME.yaml."),
+    typer.Argument(metavar="SWEEP", help="A YAML file, or a name, e.g. stages_and_queries."),
 ]
 
 
@@ -33,7 +33,7 @@ def main(
     """
     from ppt.experiments.sweep import load_sweep
 
-    loaded = load_sweep(sweep)
+    loaded = load_sweep(find(sweep))
     from ppt.distributed.tune import run_sweep
     from ppt.experiments.sweep_results import PICTURE, SUMMARY, TABLE, print_sweep
 

@@ -1,9 +1,9 @@
 """Run a whole curriculum: from raw pictures to a trained point generator and its report.
 
-ppt train curricula/quickstart.yaml
-ppt train curricula/quickstart.yaml stages.semantic_alignment.num_epochs=1 name=short
-ppt train curricula/quickstart.yaml --local
-ppt train curricula/quickstart.yaml --again ris_joint
+ppt train quickstart
+ppt train quickstart stages.semantic_alignment.num_epochs=1 name=short
+ppt train quickstart --local
+ppt train quickstart --again ris_joint
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.common import (
+from .common import (
     CurriculumPath,
     Local,
     Overrides,

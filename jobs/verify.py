@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.common import command, out, run_alone, say
+from .common import command, out, run_alone, say
 
 if TYPE_CHECKING:
     from ppt.doctor.stored import Examined

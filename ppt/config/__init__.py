@@ -23,6 +23,7 @@ from ppt.config.curriculum import (
 )
 from ppt.config.data_formats import DataFormat
 from ppt.config.load import load_curriculum, load_row, parse_curriculum
+from ppt.config.named import find_curriculum
 
 __all__ = [
     "SOURCES",
@@ -45,6 +46,7 @@ __all__ = [
     "Stage",
     "Synthesis",
     "Training",
+    "find_curriculum",
     "load_curriculum",
     "load_row",
     "parse_curriculum",

@@ -52,7 +52,7 @@ class DataFormat(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    # The name that selected this class in a registry.
+    # The format of the data set: a name in ppt/config/data_formats.py.
     format: str
 
     @abstractmethod

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from ppt.config.curriculum import ConfigError, Curriculum
 from ppt.config.data_formats import DataFormat, format_class
-from ppt.config.messages import MAX_LINES, place_of, shown
+from ppt.config.messages import MAX_LINES, near, place_of, shown
+from ppt.config.named import CURRICULA, find_curriculum, near_curricula
 from ppt.config.yaml_text import MAX_DEPTH, parse_yaml, read_mapping
 
 MAX_BASES = 20
@@ -21,21 +22,29 @@ MAX_BASES = 20
 def load_curriculum(path: str | Path, overrides: Sequence[str] = ()) -> Curriculum:
     """Read the curriculum of a YAML file and apply overrides.
 
-    A file may have a `base`, the path of another file relative to its own folder. It then contains
-    only what differs from the base: groups are merged key by key, `null` removes a key or a whole
-    group, and a group with another `format` replaces the group of the base. `name` is not
-    inherited, because it names the folder of the run.
+    A file may have a `base`: the path of another file relative to its own folder, or the name of a
+    curriculum that comes with ppt. It then contains only what differs from the base: groups are
+    merged key by key, `null` removes a key or a whole group, and a group with another `format`
+    replaces the group of the base. `name` is not inherited, because it names the folder of the run.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a curriculum that comes with ppt, e.g. quickstart.
         overrides: changes such as "stages.ris_joint.num_epochs=2". A value is a text as it stands;
             `null` removes the key, and [...], {...} and a quoted text are YAML.
 
     Raises:
         ConfigError: names the file or the key that is wrong.
     """
-    tree = _read_tree(Path(path))
-    return parse_curriculum(tree, _apply(tree, overrides))
+    return load_with_origins(path, overrides)[0]
+
+
+def load_with_origins(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> tuple[Curriculum, Origins]:
+    """Read a curriculum as `load_curriculum`, and tell where each of its keys was set."""
+    tree = _read_tree(find_curriculum(path))
+    faults = _apply(tree, overrides)
+    return parse_curriculum(_plain(tree), faults), Origins(dict(_origins(tree)))
 
 
 def load_row(
@@ -59,9 +68,52 @@ def load_row(
     own = _base_of(row, path)
     if own is None:
         raise ConfigError(f"{path}: a row contains what differs from its base: give it a base")
-    tree = _inherited(Path(base) if base else own, (path,))
+    tree = _inherited(find_curriculum(base) if base else own, (path,))
     faults = _apply(tree, overrides)
-    return parse_curriculum(_merge(tree, row), faults)
+    return parse_curriculum(_plain(_merge(tree, row)), faults)
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where the keys of a curriculum were set."""
+
+    set_by: dict[tuple[str, ...], str]  # the file or "override", by the place of the key
+
+    def of(self, place: tuple[str, ...]) -> str:
+        """Return the file that sets a key, "override" or "default", or several of them."""
+        found = [self.set_by[part] for part in self.set_by if part[: len(place)] == place]
+        return ", ".join(dict.fromkeys(found)) or "default"
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value as it was read, with its origin. Values of two origins can be equal."""
+
+    value: Any
+    origin: str = field(compare=False)
+
+
+def _marked(tree: Any, origin: str) -> Any:
+    """Return plain data in which each value has its origin; what is None stays None."""
+    if isinstance(tree, dict):
+        return {key: _marked(value, origin) for key, value in tree.items()}
+    return None if tree is None else _Value(tree, origin)
+
+
+def _plain(tree: Any) -> Any:
+    """Return the plain data without origins."""
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    return tree.value if isinstance(tree, _Value) else tree
+
+
+def _origins(tree: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the place and the origin of each value."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _origins(value, (*place, key))
+    elif isinstance(tree, _Value):
+        yield place, tree.origin
 
 
 def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -90,18 +142,20 @@ def _base_of(tree: dict[str, Any], path: Path) -> Path | None:
     """Remove `base` from the keys of a file, and return its path if there is one."""
     if "base" not in tree:
         return None
-    base = tree.pop("base")
+    base = _plain(tree.pop("base"))
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base must be the path of a YAML file, got {shown(base)}")
-    return path.parent / base
+    return find_curriculum(base, beside=path.parent)
 
 
 def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return the keys of one file, without those of its base."""
-    absent = f"no curriculum at {str(path)!r}: give the path of a YAML file"
+    """Return the keys of one file, without those of its base, with their origins."""
+    hint = near_curricula(path) or ": give the path of a YAML file or a name such as quickstart"
+    absent = f"no curriculum at {str(path)!r}{hint}"
     if below:
         absent = f"{below[-1]}: base {str(path)!r} is no file"
-    return read_mapping(path, absent)
+    known = path.is_relative_to(CURRICULA)
+    return _marked(read_mapping(path, absent), str(path.relative_to(CURRICULA) if known else path))
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +220,7 @@ def _apply_one(tree: dict[str, Any], override: str) -> None:
     *parents, leaf = key.split(".")
     if not equals or not key or len(parents) > MAX_DEPTH:
         raise ValueError("must look like stages.NAME.num_epochs=2")
-    value = _value_of(text)
+    value = _marked(_value_of(text), "override")
     match tree, [*parents, leaf]:  # a new stage is given whole, as stages.NAME={...}
         case {"stages": dict(stages)}, ["stages", stage, *rest] if stage not in stages:
             if rest or value is None:
@@ -210,8 +264,7 @@ def _explain(error: Any, tree: Any) -> list[str]:
     begin = f"{place}: " if place else ""
     match error["type"]:
         case "extra_forbidden":
-            near = get_close_matches(str(key)[:100], _keys_at(tree, group), n=1)
-            hint = f": did you mean {place_of([*group, *near])}?" if near else ""
+            hint = near(str(key), _keys_at(tree, group), group)
             return [f"unknown key '{place}' (value {value}){hint}"]
         case "missing":
             return [f"{place} is missing: set it in the YAML or give {place}=VALUE"]

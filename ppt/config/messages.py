@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from typing import Any
 
 MAX_LINES = 100
@@ -40,3 +41,12 @@ def place_of(parts: Iterable[Any]) -> str:
     """Return the dotted name of a key; characters that cannot be printed are escaped."""
     place = ".".join(str(part) for part in parts)
     return place if place.isprintable() and len(place) <= 200 else shown(place)[1:-1]
+
+
+def near(word: str, known: Collection[str], group: Iterable[Any] = ()) -> str:
+    """Return the end of a message about an unknown name: the nearest known one, if one is near.
+
+    With `group`, the name is written as that of a key in this group.
+    """
+    found = get_close_matches(word[:100], known, n=1)
+    return f": did you mean {place_of([*group, *found])}?" if found else ""

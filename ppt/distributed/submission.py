@@ -88,7 +88,7 @@ def connect(address: str | None) -> JobSubmissionClient:
 
 
 def submit(client: JobSubmissionClient, command: Sequence[str], folder: Path) -> str:
-    """Send `folder` to the cluster, and start `python -m jobs.cli COMMAND` there as a job.
+    """Send `folder` to the cluster, and start `python -m ppt.jobs.cli COMMAND` there as a job.
 
     Returns the job's id. Raises ConfigError if the cluster does not accept the job.
     """
@@ -97,7 +97,7 @@ def submit(client: JobSubmissionClient, command: Sequence[str], folder: Path) ->
     while True:
         try:
             return client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "jobs.cli", *command]),
+                entrypoint=shlex.join(["python", "-m", "ppt.jobs.cli", *command]),
                 runtime_env={
                     "working_dir": str(folder),
                     "excludes": list(LEFT_BEHIND),

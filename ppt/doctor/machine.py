@@ -178,7 +178,7 @@ def check_libraries() -> Check:
     if absent := [library for library, number in installed.items() if number is None]:
         state, todo = "missing", f"pip install {' '.join(absent)}"
     elif not tested:
-        state, todo = "warning", "no constraints.txt beside ppt/: they were compared with nothing"
+        state, todo = "warning", "no constraints.txt in ppt/: they were compared with nothing"
     elif other := [f"{lib} {tested[lib]}" for lib, n in installed.items() if tested[lib] != n]:
         state, todo = "warning", f"tested with {', '.join(other)}: see constraints.txt"
     return Check(name, state, found, todo)
@@ -192,8 +192,8 @@ def _installed(library: str) -> str | None:
 
 
 def _tested() -> dict[str, str]:
-    """Return the pinned version of each library; empty if the repository is not there."""
-    pins = Path(ppt.__file__).parents[1] / "constraints.txt"
+    """Return the pinned version of each library; empty if the file is missing."""
+    pins = Path(ppt.__file__).parent / "constraints.txt"
     if not pins.is_file():
         return {}
     pairs = re.findall(r"^([\w.-]+)==(\S+)$", pins.read_text(), re.MULTILINE)

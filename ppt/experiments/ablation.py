@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ppt.config import ConfigError, Curriculum, Labels, load_row
+from ppt.config.named import near_curricula
 from ppt.curriculum.inputs import check_inputs
 from ppt.curriculum.run import run_curriculum
 from ppt.evaluation.metrics import Overlaps
@@ -95,9 +96,8 @@ def load_rows(
     """
     files = sorted(folder.glob("*.yaml"))
     if not files:
-        raise ConfigError(
-            f"no curricula in {str(folder)!r}: give a folder of YAML files, one a row"
-        )
+        hint = near_curricula(folder, folder=True) or ": give a folder of YAML files, one a row"
+        raise ConfigError(f"no curricula in {str(folder)!r}{hint}")
     rows: dict[str, list[Curriculum]] = {}
     for path in files:
         for seed in seeds:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ppt.config import ConfigError, Curriculum, load_curriculum
+from ppt.config import ConfigError, Curriculum, find_curriculum, load_curriculum
 from ppt.config.curriculum import RunName
+from ppt.config.named import near_curricula
 from ppt.config.yaml_text import read_mapping
 
 Values = Mapping[str, Any]
@@ -68,7 +69,7 @@ class Sweep(_Config):
     """The content of a sweep file. `num_samples` and `seed` apply to random and optuna only."""
 
     name: RunName
-    curriculum: Path  # relative to the sweep file's folder
+    curriculum: Path  # relative to the sweep file's folder, or the name of a curriculum
     search: Literal["grid", "random", "optuna"] = "grid"
     num_samples: int = Field(10, gt=0, le=MAX_TRIALS)
     seed: int = 0
@@ -100,14 +101,15 @@ def load_sweep(path: str | Path) -> Sweep:
 
     Raises ConfigError, which names the file or the key, if the file is not a valid sweep.
     """
-    path = Path(path)
-    absent = f"no sweep at {str(path)!r}: give the path of a YAML file"
+    path = find_curriculum(path)
+    hint = near_curricula(path) or ": give the path of a YAML file"
+    absent = f"no sweep at {str(path)!r}{hint}"
     tree = read_mapping(path, absent, typed=True)
     try:
         sweep = Sweep.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {_explain(e)}" for e in error.errors())) from None
-    curriculum = Path(os.path.normpath(path.parent / sweep.curriculum))
+    curriculum = Path(os.path.normpath(find_curriculum(sweep.curriculum, beside=path.parent)))
     return sweep.model_copy(update={"curriculum": curriculum})
 
 

@@ -21,7 +21,7 @@ from ppt.experiments.ablation import load_rows, run_ablation
 from ppt.store.nodes import Node, Store
 from ppt.tracking.record import RunRecord
 
-ROWS = ROOT / "curricula" / "ablations"
+ROWS = ROOT / "curricula" / "ablations" / "table3"
 
 
 def made_from(store: Path, kind: str, parent: str) -> set[str]:

@@ -21,7 +21,7 @@ from ppt.steps.evaluate import metrics_of
 from ppt.tracking.record import stage_epochs
 
 ROOT = Path(__file__).parents[2]
-ROWS = ROOT / "curricula" / "ablations"
+ROWS = ROOT / "curricula" / "ablations" / "table3"
 FULL = ROOT / "curricula" / "quickstart.yaml"
 PAPER = ROOT / "curricula" / "paper" / "refcoco.yaml"
 
