@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -20,13 +21,22 @@ from rich.console import Console
 from rich.markup import escape
 
 from ppt.config import ConfigError, Curriculum, find_curriculum, load_curriculum
+from ppt.config.load import RUN_CURRICULUM, load_run, place_of_run
 from ppt.config.named import named_curriculum
 from ppt.steps.progress import console
 
 if TYPE_CHECKING:
     from ppt.steps.runner import Runner
+    from ppt.tracking.folder import RunFolder
     from ppt.tracking.record import RunRecord
 
+RunPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="The folder of a run (runs/NAME), or the curriculum with which it was trained.",
+    ),
+]
 CurriculumPath = Annotated[
     Path,
     typer.Argument(
@@ -86,7 +96,87 @@ def load(path: Path, overrides: list[str] | None) -> Curriculum:
 
     This comes before torch is imported, so that a wrong key or a missing file is told at once.
     """
-    curriculum = load_curriculum(find(path), overrides or [])
+    return _checked(load_curriculum(find(path), overrides or []))
+
+
+def load_trained(path: Path, overrides: list[str] | None) -> tuple[Curriculum, RunFolder]:
+    """Load the curriculum of a run as it was trained, which the run's folder knows.
+
+    Args:
+        path: the run's folder, or a curriculum whose `store` and `name` lead to it.
+        overrides: what is to differ from what was trained.
+
+    Returns:
+        The curriculum and the run's folder. Where no run was trained, the curriculum is that of
+        `path`.
+    """
+    given = overrides or []
+    if os.path.isfile(path / RUN_CURRICULUM):
+        curriculum = load_run(Path(os.path.abspath(path)), given)
+        return _checked(curriculum), folder_at(curriculum, path)
+    found = find(path)
+    place = place_of_run(found, given)
+    if place is None:  # a mistake in the overrides, which the next line tells
+        place = (asked := load_curriculum(found, given)).store, asked.name
+    from ppt.store.nodes import Store
+    from ppt.tracking.folder import RunFolder
+
+    folder = RunFolder(Store(place[0]), place[1])
+    if not folder.fetched(RUN_CURRICULUM):
+        return _checked(load_curriculum(found, given)), folder
+    curriculum = load_run(Path(folder.path), given, place[0])
+    _say_differences(found, given, curriculum, folder)
+    return _checked(curriculum), folder
+
+
+def folder_at(curriculum: Curriculum, path: Path) -> RunFolder:
+    """Return the folder of a run that lies at `path`, in its store or moved away from it.
+
+    Raises ConfigError if there is no store from which the run's tables and checkpoints can be read.
+    """
+    from ppt.store.nodes import Store
+    from ppt.tracking.folder import RunFolder
+
+    folder = RunFolder(Store(curriculum.store), curriculum.name)
+    here = os.path.abspath(path)
+    if folder.store.is_local and not os.path.isdir(f"{folder.store.path}/store"):
+        raise ConfigError(
+            f"{path} needs the tables and checkpoints of its store, and {folder.store.path!r} has "
+            "none: give store=PATH, or move the store's folder `store` beside the run's folder"
+        )
+    return (
+        folder
+        if os.path.realpath(folder.path) == os.path.realpath(here)
+        else RunFolder(folder.store, folder.name, moved_to=here)
+    )
+
+
+def _say_differences(
+    path: Path, overrides: list[str], trained: Curriculum, folder: RunFolder
+) -> None:
+    """Print in which keys a run was trained otherwise than its curriculum says now."""
+    from ppt.config.reference import keys_of
+
+    try:
+        asked = load_curriculum(path, overrides)
+    except ConfigError:  # it lacks keys, such as `root`, that were given when the run was trained
+        told = "its keys"
+    else:
+        before = {key.place: key.value for key in keys_of(asked)}
+        changed = {
+            ".".join(key.place): key.value
+            for key in keys_of(trained)
+            if key.place not in before or before[key.place] != key.value
+        }
+        if not changed:
+            return
+        told = ", ".join(f"{place}={value}" for place, value in [*changed.items()][:5])
+        told += ", ..." if len(changed) > 5 else ""
+    say(f"as the run was trained ({folder.path}/{RUN_CURRICULUM}): {escape(told)}")
+
+
+def _checked(curriculum: Curriculum) -> Curriculum:
+    """Return a curriculum whose data sets can be opened. Raises ConfigError if they cannot."""
     from ppt.data.source import check_data_sets
 
     check_data_sets(curriculum.data)
@@ -142,7 +232,7 @@ def mlflow_ui(uri: str) -> str:
     """Return the command that shows the MLflow runs, as it works from this shell."""
     found = shutil.which("mlflow")
     program = "mlflow" if found else os.path.relpath(Path(sys.executable).parent / "mlflow")
-    return f"{program} ui --backend-store-uri {uri}"
+    return f"{program} ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def run_alone(function: Callable[..., None], settings: dict[str, Any] | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typer
 
+from ppt.config.load import load_with_origins
 from ppt.config.reference import curriculum_text, keys_of
 
 from .common import CurriculumPath, Overrides, command, find, run_alone
@@ -20,7 +21,8 @@ def main(curriculum: CurriculumPath, overrides: Overrides = None) -> None:
     Above each key stands what it means, behind it where it was set: by a file, by an override or by
     default.
     """
-    typer.echo(curriculum_text(keys_of(find(curriculum), overrides or [])[1]), nl=False)
+    keys = keys_of(*load_with_origins(find(curriculum), overrides or []))
+    typer.echo(curriculum_text(keys), nl=False)
 
 
 if __name__ == "__main__":

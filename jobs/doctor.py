@@ -16,7 +16,7 @@ from rich.table import Table
 from ppt.config import ConfigError, load_curriculum
 from ppt.config.named import CURRICULA
 
-from .common import Overrides, command, find, run_alone
+from .common import Overrides, command, find, out, run_alone
 
 if TYPE_CHECKING:
     from ppt.doctor import Check
@@ -36,7 +36,7 @@ def main(
     overrides: Overrides = None,
 ) -> None:
     """Say what is there and what is missing; exit code 1 means that the curriculum cannot run."""
-    console = Console()
+    console = out()
     loaded = load_curriculum(find(curriculum), overrides or []) if curriculum else None
     from ppt.doctor import examine, examine_machine
 
@@ -74,12 +74,19 @@ def _print_checks(checks: list[Check], console: Console) -> None:
 def _print_curricula(console: Console) -> None:
     """Print the curricula that come with ppt, with a description of each."""
     table = Table("curriculum", "what it is", title_justify="left", pad_edge=False)
-    for path in sorted(CURRICULA.rglob("*.yaml")):
-        if path.parent.name != "sweeps":
-            name = str(path.relative_to(CURRICULA)).removesuffix(".yaml")
-            table.add_row(escape(name), escape(_describe(path)))
+    names = {p: str(p.relative_to(CURRICULA)).removesuffix(".yaml") for p in _in(CURRICULA)}
+    here = Path("curricula")
+    if here.is_dir() and not here.samefile(CURRICULA):
+        names |= {path: str(path) for path in _in(here)}
+    for path, name in names.items():
+        table.add_row(escape(name), escape(_describe(path)))
     console.print(table)
     console.print(f"ppt doctor CURRICULUM says what one of them needs; they lie in {CURRICULA}")
+
+
+def _in(folder: Path) -> list[Path]:
+    """Return the curricula in a folder."""
+    return sorted(path for path in folder.rglob("*.yaml") if path.parent.name != "sweeps")
 
 
 def _describe(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Measure the CLIP+SAM baselines and the trained stages, sentence by sentence.
 
 ppt evaluate quickstart
+ppt evaluate runs/quickstart
 ppt evaluate quickstart --stage ris_joint --split validation --protocol lavt
 ppt evaluate quickstart --stage clip_sam_best
 """
@@ -12,11 +13,11 @@ from typing import Annotated, Literal
 import typer
 
 from .common import (
-    CurriculumPath,
     Local,
     Overrides,
+    RunPath,
     command,
-    load,
+    load_trained,
     open_runner,
     out,
     run_alone,
@@ -26,7 +27,7 @@ from .common import (
 
 @command
 def main(
-    curriculum: CurriculumPath,
+    run: RunPath,
     overrides: Overrides = None,
     stage: Annotated[
         str | None,
@@ -47,7 +48,7 @@ def main(
     local: Local = False,
 ) -> None:
     """Measure the baselines and the trained stages; print a table, and write Parquet files."""
-    loaded = load(curriculum, overrides)
+    loaded, folder = load_trained(run, overrides)
     from ppt.curriculum.finished import evaluate_curriculum
     from ppt.evaluation.protocols import PROTOCOLS
     from ppt.tracking.results import results_folder
@@ -55,7 +56,12 @@ def main(
 
     with open_runner(loaded, local=local) as runner:
         record = evaluate_curriculum(
-            loaded, runner, stage=stage, split=split, protocol=PROTOCOLS[protocol]
+            loaded,
+            runner,
+            stage=stage,
+            split=split,
+            protocol=PROTOCOLS[protocol],
+            folder=folder,
         )
     print_evaluation(summarise(record), out())
     say(f"results: {results_folder(record)}")

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from .common import CurriculumPath, Local, Overrides, command, load, open_runner, run_alone
+from .common import Local, Overrides, RunPath, command, load_trained, open_runner, run_alone
 
 
 @command
 def main(
-    curriculum: CurriculumPath,
+    run: RunPath,
     overrides: Overrides = None,
     after: Annotated[
         str, typer.Option(help="The trained stage that selects, e.g. ris_object_centric.")
@@ -22,7 +22,7 @@ def main(
     local: Local = False,
 ) -> None:
     """Choose the referents of H_ref with a stage that is trained already."""
-    loaded = load(curriculum, overrides)
+    loaded, _ = load_trained(run, overrides)
     from ppt.curriculum.finished import select_after
 
     with open_runner(loaded, local=local) as runner:

@@ -15,6 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from ppt.config import ConfigError, find_curriculum, load_curriculum
+from ppt.config.load import RUN_CURRICULUM, load_run, place_of_run
+from ppt.config.messages import near
 
 from .commands import COMMANDS, add_commands
 from .common import command, run_alone, say
@@ -82,12 +84,18 @@ def _checked(job: Sequence[str], folder: Path) -> list[str]:
     group: Any = typer.main.get_command(add_commands(typer.Typer()))
     name, *arguments = job
     if name not in COMMANDS:
-        raise ConfigError(f"unknown command {name!r}: give one of {', '.join(COMMANDS)}")
+        hint = near(name, COMMANDS)
+        raise ConfigError(f"unknown command {name!r}: give one of {', '.join(COMMANDS)}{hint}")
     with group.commands[name].make_context(f"ppt {name}", list(arguments)) as context:
         asked = context.params
-    if (path := asked.get("curriculum")) is None:
+    if (path := asked.get("curriculum") or asked.get("run")) is None:
         return list(job)
-    _check_store(load_curriculum(path, asked["overrides"] or []).store, folder)
+    overrides = asked["overrides"] or []
+    if (Path(path) / RUN_CURRICULUM).is_file():  # a run's folder, in a store that all machines see
+        _check_store(load_run(Path(path).resolve(), overrides).store, folder)
+        return [name, *(str(path.resolve()) if word == str(path) else word for word in arguments)]
+    place = place_of_run(path, overrides) if "run" in asked else None
+    _check_store(place[0] if place else load_curriculum(path, overrides).store, folder)
     if find_curriculum(path) != Path(path):
         return list(job)  # a name, which is known on the cluster too
     try:

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from ppt.config.data_formats import ObjectCentricData, ReferringData, Seed
-from ppt.config.messages import shown
+from ppt.config.messages import near, shown
 from ppt.config.stage_kinds import STAGE_KINDS
 
 SourceName = Literal["d_sem", "d_ref", "h_sem", "h_ref"]
@@ -332,7 +332,8 @@ class Stage(_Config):
     @classmethod
     def _is_known(cls, kind: str) -> str:
         if kind not in STAGE_KINDS:
-            raise ValueError(f"must be one of {', '.join(STAGE_KINDS)}, got {shown(kind)}")
+            hint = near(kind, STAGE_KINDS)
+            raise ValueError(f"must be one of {', '.join(STAGE_KINDS)}, got {shown(kind)}{hint}")
         return kind
 
 

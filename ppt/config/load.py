@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from ppt.config.data_formats import DataFormat, format_class
 from ppt.config.messages import MAX_LINES, near, place_of, shown
 from ppt.config.named import CURRICULA, find_curriculum, near_curricula
 from ppt.config.yaml_text import MAX_DEPTH, parse_yaml, read_mapping
+
+RUN_CURRICULUM = "curriculum.yaml"
+"""The file in a run's folder that holds the curriculum as it was trained."""
 
 MAX_BASES = 20
 """The most files of which each is the base of another."""
@@ -71,6 +75,41 @@ def load_row(
     tree = _inherited(find_curriculum(base) if base else own, (path,))
     faults = _apply(tree, overrides)
     return parse_curriculum(_plain(_merge(tree, row)), faults)
+
+
+def place_of_run(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, str] | None:
+    """Return the store and the name of a curriculum, which need not be whole otherwise.
+
+    Without a name, or with mistakes in the overrides, it is None. Raises ConfigError if a file
+    cannot be read.
+    """
+    tree = _read_tree(find_curriculum(path))
+    if _apply(tree, overrides):
+        return None
+    plain = _plain(tree)
+    store, name = plain.get("store", Curriculum.model_fields["store"].default), plain.get("name")
+    return (store, name) if isinstance(store, str) and isinstance(name, str) else None
+
+
+def load_run(folder: Path, overrides: Sequence[str] = (), store: str | None = None) -> Curriculum:
+    """Read the curriculum of a run as it was trained, from the run's folder.
+
+    Args:
+        folder: the run's folder, wherever it lies now. It gives the run its name.
+        overrides: as for `load_curriculum`.
+        store: the store; by default the one beside which the folder lies, or else the one in which
+            the run was trained.
+
+    Raises:
+        ConfigError: as for `load_curriculum`.
+    """
+    tree = _read_tree(folder / RUN_CURRICULUM)
+    if store is None and (folder.parent / "store").is_dir():
+        store = str(folder.parent)
+    here = {"name": folder.name} | ({"store": store} if store else {})
+    tree |= _marked(here, str(folder))
+    faults = _apply(tree, overrides)
+    return parse_curriculum(_plain(tree), faults)
 
 
 @dataclass(frozen=True)
@@ -225,7 +264,8 @@ def _apply_one(tree: dict[str, Any], override: str) -> None:
         case {"stages": dict(stages)}, ["stages", stage, *rest] if stage not in stages:
             if rest or value is None:
                 known = ", ".join(stages) or "none"
-                raise ValueError(f"no such stage; this curriculum has {place_of([known])}")
+                hint = near(stage, stages)
+                raise ValueError(f"no such stage; this curriculum has {place_of([known])}{hint}")
     node = tree
     for i, parent in enumerate(parents):
         if node.get(parent) is None:
@@ -270,6 +310,10 @@ def _explain(error: Any, tree: Any) -> list[str]:
             return [f"{place} is missing: set it in the YAML or give {place}=VALUE"]
         case "value_error":
             return [begin + line for line in str(error["ctx"]["error"]).splitlines()]
+        case "literal_error" | "unknown_format":
+            told = error["ctx"].get("expected") or error["ctx"]["known"]
+            hint = near(str(error["input"]), re.findall(r"[\w.+-]{2,}", told))
+            return [f"{begin}{error['msg'][0].lower()}{error['msg'][1:]}, got {value}{hint}"]
     return [f"{begin}{error['msg'][0].lower()}{error['msg'][1:]}, got {value}"]
 
 

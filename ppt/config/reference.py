@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from ppt.config.curriculum import Curriculum, Data, Stage
 from ppt.config.data_formats import OBJECT_CENTRIC, REFERRING, format_class
-from ppt.config.load import Origins, load_with_origins
+from ppt.config.load import Origins
 
 REQUIRED = object()
 """The default of a key that has none."""
@@ -36,22 +36,23 @@ class Key:
     place: tuple[str, ...]
     value: Any
     default: Any  # REQUIRED if there is none
-    origin: str  # the file that sets it, "override" or "default"
-    description: str
+    origin: str  # the file that sets it, "override" or "default"; empty if not known
+    description: str  # empty if not asked for
 
 
-def keys_of(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Curriculum, list[Key]]:
-    """Return a curriculum and every key of it, in the order of the configuration's classes.
+def keys_of(curriculum: Curriculum, origins: Origins | None = None) -> list[Key]:
+    """Return every key of a curriculum, in the order of the configuration's classes.
 
-    Raises ConfigError as `load_curriculum`.
+    Without `origins` the keys have no description and no origin.
     """
-    curriculum, origins = load_with_origins(path, overrides)
-    return curriculum, list(_keys(curriculum, (), None, origins))
+    return list(_keys(curriculum, (), None, origins))
 
 
-def _keys(group: BaseModel, place: tuple[str, ...], usual: Any, origins: Origins) -> Iterator[Key]:
+def _keys(
+    group: BaseModel, place: tuple[str, ...], usual: Any, origins: Origins | None
+) -> Iterator[Key]:
     """Yield the keys of a group. `usual` is the group as it is if nothing sets it, if it can be."""
-    told = descriptions(type(group))
+    told = descriptions(type(group)) if origins else {}
     for name, field in type(group).model_fields.items():
         value, here = getattr(group, name), (*place, name)
         default = REQUIRED if field.is_required() else field.get_default()
@@ -63,11 +64,12 @@ def _keys(group: BaseModel, place: tuple[str, ...], usual: Any, origins: Origins
             for part, inner in value.items():
                 yield from _keys(inner, (*here, part), None, origins)
         else:
-            yield Key(here, value, default, origins.of(here), told[name])
+            origin = origins.of(here) if origins else ""
+            yield Key(here, value, default, origin, told.get(name, ""))
 
 
 def curriculum_text(keys: Sequence[Key]) -> str:
-    """Return keys as a YAML file that says of each what it means and where it was set.
+    """Return keys as a YAML file that says of each what it means and where it was set, if known.
 
     The file is a curriculum of its own: it has no base, and running it is running what it tells.
     """
@@ -82,13 +84,14 @@ def curriculum_text(keys: Sequence[Key]) -> str:
             lines += [""] * (depth == 0) + [f"{'  ' * depth}{_yaml(groups[depth])}:"]
         indent = "  " * len(groups)
         lines += [f"{indent}# {line}" for line in _wrapped(key.description, 96 - len(indent))]
-        if key.origin == "default":
-            told = "default"
+        if key.origin in ("", "default"):
+            told = key.origin
         elif key.default is REQUIRED:
             told = f"{key.origin} (no default)"
         else:
             told = f"{key.origin} (default {_yaml(key.default)})"
-        lines.append(f"{indent}{_yaml(name)}: {_yaml(key.value)}  # {told}")
+        line = f"{indent}{_yaml(name)}: {_yaml(key.value)}"
+        lines.append(f"{line}  # {told}" if told else line)
         before = tuple(groups)
     return "\n".join(lines) + "\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ppt.config import ConfigError, Curriculum
+from ppt.config.messages import near
 from ppt.curriculum import inputs
 from ppt.curriculum.inputs import check_inputs
 from ppt.curriculum.measurements import BASELINES, choose_model, measure_baselines, measure_stage
@@ -28,6 +29,7 @@ def evaluate_curriculum(
     stage: str | None = None,
     split: Split = "evaluation",
     protocol: Protocol = OURS,
+    folder: RunFolder | None = None,
 ) -> RunRecord:
     """Measure the baselines and the trained stages, and write the results into the run's folder.
 
@@ -38,17 +40,19 @@ def evaluate_curriculum(
             the stages up to this one must be trained, and none for a baseline.
         split: the split on which to measure.
         protocol: the protocol by which to measure.
+        folder: the run's folder; by default the one in the store.
 
     Raises:
         ConfigError: if there is no such stage, or if it is not trained.
     """
     wanted = [run for name, _, run in training_runs(curriculum) if stage in (None, name, run)]
     if not wanted and stage not in BASELINES:
-        known = ", ".join([*BASELINES, *(run for _, _, run in training_runs(curriculum))])
-        raise ConfigError(f"--stage: this curriculum has {known}, got {stage!r}")
+        known = [*BASELINES, *(run for _, _, run in training_runs(curriculum))]
+        hint = near(str(stage), known)
+        raise ConfigError(f"--stage: this curriculum has {', '.join(known)}, got {stage!r}{hint}")
     check_inputs(curriculum)
     runner = Repairing(runner)
-    folder = RunFolder(runner.store, curriculum.name)
+    folder = folder or RunFolder(runner.store, curriculum.name)
     record = RunRecord(curriculum, folder.path, split=split, protocol=protocol)
     if wanted:
         make_inputs(runner, record, only_complete=True)
@@ -80,8 +84,11 @@ def select_after(curriculum: Curriculum, runner: Runner, stage: str) -> Node:
     """
     runs = [run for key, _, run in training_runs(curriculum) if stage in (key, run)]
     if not runs:
-        known = ", ".join(run for _, _, run in training_runs(curriculum))
-        raise ConfigError(f"--after: this curriculum trains {known}, got {stage!r}")
+        known = [run for _, _, run in training_runs(curriculum)]
+        hint = near(stage, known)
+        raise ConfigError(
+            f"--after: this curriculum trains {', '.join(known)}, got {stage!r}{hint}"
+        )
     check_inputs(curriculum)
     runner = Repairing(runner)
     record = RunRecord(curriculum, RunFolder(runner.store, curriculum.name).path)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from ppt.config import ConfigError, Curriculum
+from ppt.config.messages import near
 from ppt.curriculum import inputs
 from ppt.curriculum.inputs import DATA, SPLITS, TRAINING_DATA, check_inputs, label_table
 from ppt.curriculum.measurements import choose_model, measure_baselines, measure_stage
@@ -38,12 +39,12 @@ from ppt.curriculum.stages import (
 from ppt.report import write_report
 from ppt.report.gallery import stage_panels
 from ppt.steps.runner import COMMANDS, Again, OnlyComplete, Repairing, Runner
-from ppt.store.nodes import Node
-from ppt.tracking.folder import RunFolder
-from ppt.tracking.mlflow_runs import Tracker
+from ppt.store.nodes import Node, Store
+from ppt.tracking.folder import RunFolder, unwritable
+from ppt.tracking.mlflow_runs import Tracker, check_tracking
 from ppt.tracking.record import RunRecord
 from ppt.tracking.results import write_results
-from ppt.tracking.summary import summarise, write_summary
+from ppt.tracking.summary import summarise, write_curriculum, write_summary
 from ppt.training.stage import EpochMetrics, StageTraining
 
 LastStep = Literal["prepare", "encode", "label", "train"]
@@ -57,6 +58,7 @@ def run_curriculum(
     *,
     train: bool = True,
     sibling: Sibling | None = None,
+    folder: RunFolder | None = None,
 ) -> RunRecord:
     """Run the steps of a curriculum up to `until`; what is in the store is not made again.
 
@@ -67,6 +69,7 @@ def run_curriculum(
         train: if false, a stage that is not trained raises ConfigError instead of starting hours of
             work.
         sibling: the group to which the run belongs, for example a sweep.
+        folder: the run's folder; by default the one in the store.
 
     Returns:
         The record of the run.
@@ -74,9 +77,11 @@ def run_curriculum(
     Raises:
         ConfigError: if the curriculum cannot be run as it is.
     """
+    if until == "train":
+        check_outputs(runner.store, (folder or RunFolder(runner.store, curriculum.name)).path)
     check_inputs(curriculum)
     anew, runner = isinstance(runner, Again), Repairing(runner)
-    folder = RunFolder(runner.store, curriculum.name)
+    folder = folder or RunFolder(runner.store, curriculum.name)
     record = RunRecord(curriculum, folder.path)
     if until != "train":
         _prepare_and_label(runner, record, until)
@@ -85,6 +90,9 @@ def run_curriculum(
     make_inputs(runner, record, only_complete=not train)
     parent = sibling.parent if sibling else None
     with folder, Tracker(record, parent, anew=anew) as tracker:
+        if train:
+            write_curriculum(record)
+        tracker.log_data()
         with _timed(record, "baselines"):
             measure_baselines(runner, record)
         for trained in train_stages(trainer, record, _listening(tracker, runner, sibling)):
@@ -102,6 +110,16 @@ def run_curriculum(
     return record
 
 
+def check_outputs(store: Store, folder: str) -> None:
+    """Check that the store can be written to, and that MLflow can be, before hours of work.
+
+    Raises ConfigError, which says what to do.
+    """
+    if fault := unwritable(store):
+        raise ConfigError(f"store: {store.root!r} cannot be written to ({fault}): set another one")
+    check_tracking(folder)
+
+
 def run_curriculum_again(curriculum: Curriculum, runner: Runner, name: str) -> RunRecord:
     """Run a whole curriculum, but make one step or stage and all that follows from it anew.
 
@@ -110,8 +128,9 @@ def run_curriculum_again(curriculum: Curriculum, runner: Runner, name: str) -> R
     """
     known = dict.fromkeys(n for key, _, run in training_runs(curriculum) for n in (key, run))
     if name not in (*known, *COMMANDS):
-        names = ", ".join([*COMMANDS, *known])
-        raise ConfigError(f"--again: this curriculum has {names}, got {name!r}")
+        names = [*COMMANDS, *known]
+        hint = near(name, names)
+        raise ConfigError(f"--again: this curriculum has {', '.join(names)}, got {name!r}{hint}")
     return run_curriculum(curriculum, Again(runner, name))
 
 

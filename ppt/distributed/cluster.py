@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import ray
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as NodeAffinity
 
 from ppt.config import ConfigError, Resources
 from ppt.distributed.ray_private import get_num_cpus
@@ -29,6 +32,79 @@ def connected(resources: Resources, *, dashboard: bool = False) -> Iterator[None
         ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     try:
         check_fits(resources)
+        yield
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+@dataclass(frozen=True)
+class ClusterSize:
+    """What a cluster has."""
+
+    cpus: float
+    gpus: float
+    nodes: int
+
+
+def ask_cluster(resources: Resources | None) -> tuple[ClusterSize, str]:
+    """Ask the cluster that RAY_ADDRESS names what it has.
+
+    Args:
+        resources: what a run asks for, if there is one.
+
+    Returns:
+        What the cluster has, and why the run does not fit, which is empty if it does.
+
+    Raises:
+        ConfigError: if no cluster answers.
+    """
+    with _joined():
+        there = ray.cluster_resources()
+        size = ClusterSize(there.get("CPU", 0), there.get("GPU", 0), len(_nodes()))
+        try:
+            if resources:
+                check_fits(resources)
+        except ConfigError as error:
+            return size, str(error)
+        return size, ""
+
+
+def nodes_without(folder: str) -> list[str]:
+    """Return the addresses of the cluster's nodes that do not see what is written into a folder.
+
+    Raises ConfigError if no cluster answers.
+    """
+
+    def sees(path: str) -> bool:
+        return os.path.exists(path)
+
+    with _joined(), tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:
+        asked = {
+            node["NodeManagerAddress"]: ray.remote(sees)
+            .options(num_cpus=0, scheduling_strategy=NodeAffinity(node["NodeID"], soft=False))
+            .remote(probe.name)
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+        return [address for address, answer in asked.items() if not ray.get(answer, timeout=60)]
+
+
+@contextmanager
+def _joined() -> Iterator[None]:
+    """Be connected to the cluster that RAY_ADDRESS names. Raises ConfigError if none answers."""
+    already = ray.is_initialized()
+    try:
+        if not already:
+            ray.init(
+                address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level=logging.ERROR
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"no cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {said}"
+        ) from None
+    try:
         yield
     finally:
         if not already:

@@ -14,14 +14,23 @@ from urllib.parse import urlsplit
 import torch
 
 import ppt
-from ppt.config import Curriculum, Resources
-from ppt.distributed.cluster import actors_request, cpus_here, training_request
+from ppt.config import ConfigError, Curriculum, Resources
+from ppt.distributed.cluster import (
+    actors_request,
+    ask_cluster,
+    cpus_here,
+    nodes_without,
+    training_request,
+)
 from ppt.doctor.check import Check, State
 from ppt.doctor.cost import Cost
 from ppt.store.nodes import Store
+from ppt.tracking.folder import unwritable
+from ppt.tracking.mlflow_runs import check_tracking
 
 GB = 1e9
 _PORTS = {"http": 80, "https": 443, "ray": 10001}
+_OTHER = "set store to another one"
 _ANSWER_WITHIN = 2.0  # seconds
 _LIBRARIES = (
     "ray",
@@ -45,12 +54,17 @@ def check_disk(root: str, cost: Cost | None) -> Check:
     if not store.is_local:
         found = f"{root} is remote, its space is not known; {needs}".rstrip("; ")
         todo = "every machine keeps a copy of what it reads under TMPDIR: see that it fits there"
+        if fault := unwritable(store):
+            return Check(name, "missing", f"{root} cannot be written to: {fault}", _OTHER)
         return Check(name, "warning", found, todo)
     place = Path(store.path)
     while not place.exists():
         place = place.parent
     if not os.access(place, os.W_OK):
-        return Check(name, "missing", f"{place} cannot be written to", "set store to another one")
+        return Check(name, "missing", f"{place} cannot be written to", _OTHER)
+    if names_cluster() and (without := nodes_without(str(place))):
+        found = f"{place} is not shared: {', '.join(without)} of the cluster see none of it"
+        return Check(name, "missing", found, "set store to a folder that all see, or to a URL")
     free = shutil.disk_usage(place).free
     found = f"{_gb(free)} free in {store.path}"
     if cost is None:
@@ -98,10 +112,12 @@ def _memory() -> int:
 def check_processors(resources: Resources | None) -> Check:
     """Check the CPUs and GPUs of this machine against what the run asks for at a time.
 
-    The CPUs are those that Ray counts, which respects the limit of a container but not the affinity
-    of this process.
+    If RAY_ADDRESS names a cluster, it is asked instead. The CPUs are those that Ray counts, which
+    respects the limit of a container but not the affinity of this process.
     """
     name = "CPUs and GPUs"
+    if names_cluster():
+        return _check_cluster(name, resources)
     cpus = cpus_here()
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     told = ", ".join(f"{gpu.name} ({_gb(gpu.total_memory)})" for gpu in gpus) or "no GPU"
@@ -111,8 +127,6 @@ def check_processors(resources: Resources | None) -> Check:
     asked = [actors_request(resources), training_request(resources, resources.fewest_workers)]
     most = {kind: max(request[kind] for request in asked) for kind in ("CPU", "GPU")}
     found += f"; asked for: {most['CPU']:g} CPU, {most['GPU']:g} GPU"
-    if os.environ.get("RAY_ADDRESS"):
-        return Check(name, "ok", f"{found} (of the cluster, which is not asked here)")
     if most["GPU"] > len(gpus):
         todo = "set resources.gpus_per_worker and resources.gpus_per_actor to 0 to run on CPUs"
         return Check(name, "missing", found, f"{todo}, or name a cluster by RAY_ADDRESS")
@@ -124,13 +138,30 @@ def check_processors(resources: Resources | None) -> Check:
     return Check(name, "ok", found)
 
 
+def names_cluster() -> bool:
+    """Return whether a run would join a cluster that is there already, as Ray itself decides."""
+    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
+
+
+def _check_cluster(name: str, resources: Resources | None) -> Check:
+    """Ask the cluster what it has, and whether the run fits on its nodes."""
+    try:
+        there, fault = ask_cluster(resources)
+    except ConfigError as error:
+        return Check(name, "missing", str(error), "see the check of Ray")
+    found = f"the cluster has {there.cpus:g} CPUs and {there.gpus:g} GPUs on {there.nodes} nodes"
+    if fault:
+        return Check(name, "missing", found, fault)
+    return Check(name, "ok", found + ("; the run fits" if resources else ""))
+
+
 # ---------------------------------------------------------------- services
 
 
 def check_ray() -> Check:
     """Tell where Ray runs. A cluster that is named by its address is only asked for an answer."""
     name, address = "Ray", os.environ.get("RAY_ADDRESS", "")
-    if address in ("", "local"):
+    if not names_cluster():
         return Check(name, "ok", "on this machine (RAY_ADDRESS names no cluster)")
     if address == "auto":
         return Check(name, "ok", "the cluster that this machine belongs to (RAY_ADDRESS=auto)")
@@ -139,15 +170,21 @@ def check_ray() -> Check:
 
 
 def check_mlflow(folder: str | None) -> Check:
-    """Tell where MLflow records runs. A server is only asked for an answer."""
+    """Tell where MLflow records runs, and check any other address as `ppt train` does."""
     name, uri = "MLflow", os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         place = f"sqlite:///{folder}/mlflow.db" if folder else "mlflow.db in each run's folder"
         return Check(name, "ok", f"{place} (MLFLOW_TRACKING_URI is not set)")
-    if not uri.startswith(("http://", "https://")):
-        return Check(name, "ok", uri)
-    todo = "start the server, or unset MLFLOW_TRACKING_URI to write into the run's folder"
-    return _call(name, "MLFLOW_TRACKING_URI", uri, todo)
+    if uri.startswith(("http://", "https://")):
+        todo = "start the server, or unset MLFLOW_TRACKING_URI to write into the run's folder"
+        answer = _call(name, "MLFLOW_TRACKING_URI", uri, todo)
+        if answer.stops:
+            return answer
+    try:
+        check_tracking(folder or "runs")
+    except ConfigError as error:
+        return Check(name, "wrong", str(error))
+    return Check(name, "ok", f"{uri} takes runs")
 
 
 def _call(name: str, variable: str, address: str, todo: str) -> Check:

@@ -64,10 +64,14 @@ _CLIP_SIZES = {
 def sam_file(name: str) -> PublishedFile | None:
     """Return the published checkpoint of a segmenter by `model.sam.name`; None for the toybox."""
     if name == "mobile_sam":
-        return PublishedFile("mobile_sam.pt, 40.7 MB", None, "in the repository of MobileSAM")
+        return PublishedFile(
+            "mobile_sam.pt, 40.7 MB", None, "https://github.com/ChaoningZhang/MobileSAM"
+        )
     if name not in _SAM:
         return None
-    return PublishedFile(*_SAM[name], "linked in segment-anything's README")
+    told, sha256 = _SAM[name]
+    file = told.partition(",")[0]
+    return PublishedFile(told, sha256, f"https://dl.fbaipublicfiles.com/segment_anything/{file}")
 
 
 def clip_file(name: str) -> PublishedFile | None:
@@ -82,7 +86,7 @@ def clip_file(name: str) -> PublishedFile | None:
         return None
     *_, sha256, file = url.split("/")  # .../clip/<sha256>/ViT-B-16.pt
     size = f", about {_CLIP_SIZES[file]}" if file in _CLIP_SIZES else ""
-    return PublishedFile(file + size, sha256, "linked in OpenAI's CLIP and in open_clip")
+    return PublishedFile(file + size, sha256, url)
 
 
 # ---------------------------------------------------------------- data sets
@@ -105,9 +109,15 @@ SIZES = {
 }
 """(pictures, sentences) of each published split, to tell the cost of a data set that is missing."""
 
-COCO = "train2014.zip of COCO (82,783 pictures, 13 GB)"
+COCO = (
+    "train2014.zip of COCO (82,783 pictures, 13 GB; "
+    "http://images.cocodataset.org/zips/train2014.zip)"
+)
 COCO_BYTES_PER_PICTURE = 13e9 / 82783
-MAPPING = "LOC_synset_mapping.txt of ImageNet's Kaggle challenge"
+MAPPING = (
+    "LOC_synset_mapping.txt of ImageNet's Kaggle challenge "
+    "(https://www.kaggle.com/c/imagenet-object-localization-challenge)"
+)
 
 
 def where_refer(config: ReferData) -> str:
@@ -127,7 +137,7 @@ def where_index(config: ReferData) -> str:
             f"split_by to one of {', '.join(' by '.join(known) for known in EXPECTED_REFS)}"
         )
     return (
-        f"unpack {config.dataset}.zip (linked in the README of REFER, by Licheng Yu) into "
+        f"unpack {config.dataset}.zip (linked in https://github.com/lichengunc/refer) into "
         f"{config.root}, so that {folder} holds refs({config.split_by}).p and instances.json; or "
         "set root"
     )
@@ -162,12 +172,14 @@ def where_source(config: DataFormat) -> str:
             return "give the path of a CSV or JSON Lines file as docs/data.md describes it"
         case MiniImageNetData():
             return (
-                f"put train.csv, val.csv, test.csv of mini-ImageNet (Ravi and Larochelle's splits),"
+                f"put train.csv, val.csv, test.csv of mini-ImageNet (Ravi and Larochelle's splits, "
+                "https://github.com/twitter-research/meta-learning-lstm),"
                 f" its 60,000 pictures as images/ and {MAPPING} into {config.root}; or set root"
             )
         case ImageFolderData():
             return (
-                "set root to ImageNet's folder (ILSVRC2012_img_train.tar unpacked to "
+                "set root to ImageNet's folder (ILSVRC2012_img_train.tar of "
+                "https://www.image-net.org/download.php, unpacked to "
                 f"train/<wnid>/*.JPEG, with {MAPPING}) or to one with a folder for each class"
             )
     return ""

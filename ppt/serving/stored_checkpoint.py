@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ppt.config import ConfigError, Model
+from ppt.config.load import RUN_CURRICULUM, load_run
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST
 from ppt.store.checksums import check_files, unseal
 
@@ -104,7 +105,26 @@ def _of_run(run: Path, stage: str | None) -> Path:
     if not fits:
         trained = ", ".join(names) or "no stage"
         raise ConfigError(f"stage: {str(run)!r} has trained {trained}, got {stage!r}")
-    return run.parent / "store" / "checkpoints" / summary["digests"][f"checkpoints.{fits[-1]}"]
+    digest = summary["digests"][f"checkpoints.{fits[-1]}"]
+    places = [root / "store" / "checkpoints" / digest for root in _stores(run)]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise ConfigError(
+        f"checkpoint: {str(run)!r} needs the folder store/checkpoints/{digest} of the store in "
+        f"which it was trained: it is not in {' nor in '.join(repr(str(p)) for p in places)}; copy "
+        f"it to the first place"
+    )
+
+
+def _stores(run: Path) -> list[Path]:
+    """Return where the store of a run may be: beside its folder, or where the run was trained."""
+    stores = [run.parent]
+    if (run / RUN_CURRICULUM).is_file():
+        store = load_run(run).store
+        if "://" not in store and Path(store) != run.parent:
+            stores.append(Path(store))
+    return stores
 
 
 def _runs_in(folder: Path) -> str:

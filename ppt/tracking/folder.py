@@ -8,10 +8,23 @@ copied back after every stage and at the end of the run.
 from __future__ import annotations
 
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from ppt.store.nodes import Store, digest_of
+
+
+def unwritable(store: Store) -> str | None:
+    """Return why nothing can be written into a store, or None if a small file could be."""
+    probe = f"{store.path}/.probe-{uuid.uuid4().hex}"
+    try:
+        store.fs.makedirs(store.path, exist_ok=True)
+        store.fs.pipe_file(probe, b"ppt")
+        store.fs.rm_file(probe)
+    except Exception as error:  # each filesystem has its own
+        return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -24,19 +37,28 @@ class RunFolder:
 
     store: Store
     name: str
+    moved_to: str | None = None  # where the folder lies, if it does not lie in the store
 
     @property
     def path(self) -> str:
         """The local path of the folder."""
+        if self.moved_to:
+            return self.moved_to
         if self.store.is_local:
             return f"{self.store.path}/{self.name}"
         # The path never changes, because MLflow stores the full paths of its artifacts.
         return str(Path(tempfile.gettempdir(), "ppt-runs", digest_of(self.store.root), self.name))
 
     def __enter__(self) -> RunFolder:
-        if not self.store.is_local:
+        if not self.store.is_local and not self.moved_to:
             self._fetch()
         return self
+
+    def fetched(self, file: str) -> bool:
+        """Return whether the folder has a file, after fetching the folder from a URL."""
+        if not self.store.is_local and not self.moved_to:
+            self._fetch()
+        return Path(self.path, file).is_file()
 
     def _fetch(self) -> None:
         """Make the local folder equal to STORE/NAME.
@@ -61,7 +83,7 @@ class RunFolder:
 
     def publish(self) -> None:
         """Copy the local folder into the store. With a local store nothing is copied."""
-        if self.store.is_local:
+        if self.store.is_local or self.moved_to:
             return
         fs = self.store.fs
         for local in sorted(path for path in Path(self.path).rglob("*") if path.is_file()):

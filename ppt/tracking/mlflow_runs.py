@@ -12,14 +12,17 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
-from ppt.config import Curriculum, Stage
+import ppt
+from ppt.config import ConfigError, Curriculum, Stage
 from ppt.store.nodes import digest_of
 from ppt.tracking.record import Chosen, RunRecord, StageRecord
 from ppt.tracking.summary import digests
@@ -27,10 +30,24 @@ from ppt.training.stage import EpochMetrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
     from PIL import Image
 
 EXPERIMENT = "ppt"
 STATE_FILE = "mlflow-run.json"
+
+KIND_TAG = "mlflow.experimentKind"
+"""The tag of an experiment by which MLflow's pages begin with its runs instead of traces."""
+
+SQLITE = "sqlite:///"
+ARTIFACTS = "mlartifacts"
+"""The folder of the artifacts, beside an SQLite database."""
+
+OWN = "mlflow.db"
+"""How a run's folder names its own database in STATE_FILE, wherever the folder lies."""
+
+DIGESTS_FILE = "digests.json"
+"""The artifact with the digests of everything that a run was made of."""
 
 
 class Run:
@@ -114,11 +131,14 @@ class Tracker:
 
     def __enter__(self) -> Tracker:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.uri.startswith(SQLITE):
+            _move_artifacts(_database(self.uri))
         self.client = quiet_client(self.uri)
         self.run = Run(self.client, self._resumed() or self._created())
         if self.parent:
             self.run.set_tags({"mlflow.parentRunId": self.parent})
         self.run.log_params(flatten(self.record.curriculum.model_dump(mode="json")))
+        self.run.set_tags(_source_tags())
         return self
 
     def __exit__(
@@ -129,7 +149,8 @@ class Tracker:
     ) -> None:
         for name, baseline in self.record.baselines.items():
             self.run.log_metrics(baseline.metrics, step=0, prefix=f"{name}/")
-        self.run.set_tags({f"digest.{name}": d for name, d in digests(self.record).items()})
+        if self.record.baselines:  # else the run had not got that far
+            self._log_json(self.run, digests(self.record), DIGESTS_FILE)
         for run in [*self._open.values(), self.run]:
             run.end(error)
 
@@ -148,6 +169,28 @@ class Tracker:
             run.log_metrics(means, step=int(losses["epoch"]))
 
         yield log_epoch
+
+    def log_data(self) -> None:
+        """Log the data sets of the curriculum, with the digests of their samples, as inputs."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = []
+        for role, tables in self.record.data.items():
+            if not tables.has("samples"):
+                continue
+            config = getattr(self.record.curriculum.data, role, None)  # None for D_ref
+            source = config.model_dump(mode="json") if config else {"made_from": "object_centric"}
+            counts = {unit: number["out"] for unit, number in tables.samples.counts().items()}
+            dataset = Dataset(
+                name=role,
+                digest=tables.samples.digest[:36],
+                source_type=source.get("format", "synthesis"),
+                source=json.dumps(source),
+                profile=json.dumps(counts),
+            )
+            context = "training" if role in ("referring", "object_centric", "d_ref") else role
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+        self.client.log_inputs(self.run.run_id, inputs)
 
     def finish_stage(
         self, stage: StageRecord, panels: Callable[[], Mapping[str, Image.Image]]
@@ -185,6 +228,9 @@ class Tracker:
             tags["ppt.selected"] = stage.selected.digest
         run.set_tags(tags)  # set last: the digests mark the files as complete
 
+    def _log_json(self, run: Run, content: Mapping[str, Any], name: str) -> None:
+        self.client.log_dict(run.run_id, dict(content), name)
+
     def choose(self, chosen: Chosen) -> None:
         """Log the model so far: its stage as a tag, and its metrics in percent as `chosen/...`."""
         stage = self.record.stage(chosen.stage)
@@ -209,7 +255,8 @@ class Tracker:
         """
         config = self.record.curriculum.model_dump(mode="json", exclude={"store", "resources"})
         digest = digest_of([config, self.record.curriculum.resources.num_workers])
-        return {"config_digest": digest, "tracking_uri": self.uri}
+        uri = OWN if self.uri == own_uri(self.folder) else self.uri
+        return {"config_digest": digest, "tracking_uri": uri}
 
     def _resumed(self) -> str | None:
         """Reopen the MLflow run to be continued and return its id, or None if there is none."""
@@ -274,8 +321,104 @@ def end_running_below(client: MlflowClient, parent: str) -> None:
 
 def tracking_uri(folder: str | Path) -> str:
     """Return the tracking server that the environment names, or an SQLite file in `folder`."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    return uri or f"sqlite:///{Path(folder).resolve()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or own_uri(folder)
+
+
+def own_uri(folder: str | Path) -> str:
+    """Return the address of the SQLite file in a run's folder; its path is quoted as in a URL."""
+    return f"{SQLITE}{quote(str(Path(folder).resolve()))}/{OWN}"
+
+
+def check_tracking(folder: str | Path) -> str:
+    """Check that the tracking server can be written to, before any work begins.
+
+    Returns the address. Raises ConfigError, which says what to do, if MLflow does not take the
+    address or if nothing answers there.
+    """
+    uri = tracking_uri(folder)
+    if uri == own_uri(folder):
+        return uri  # the folder is that of the run, which is checked with the store
+    with _impatient():
+        try:
+            client = quiet_client(uri)
+            client.search_experiments(max_results=1)
+            if found := client.get_experiment_by_name(EXPERIMENT):
+                _check_lives(found)
+        except ConfigError:
+            raise
+        except Exception as error:  # each kind of store has its own
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ConfigError(
+                f"MLFLOW_TRACKING_URI={uri} cannot be used: {said[:300]} Give a server "
+                "(http://HOST:5000) or a database (sqlite:///FILE.db), or unset it to write into "
+                "the run's folder"
+            ) from None
+    return uri
+
+
+def _check_lives(found: Experiment) -> None:
+    """Raise ConfigError if an experiment was deleted, because MLflow refuses to log into it."""
+    if found.lifecycle_stage == "deleted":
+        raise ConfigError(
+            f"MLflow's experiment {found.name!r} was deleted: restore it with `mlflow experiments "
+            f"restore --experiment-id {found.experiment_id}`, or remove it with `mlflow gc`"
+        )
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Let MLflow's requests to a server end soon, where the user has not set how soon."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    added = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ |= added
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def _source_tags() -> dict[str, str]:
+    """Return who runs which program, with its version and, in a checkout of ppt, its commit."""
+    from mlflow.tracking.context.registry import resolve_tags
+    from mlflow.utils.git_utils import get_git_commit
+    from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+
+    tags = {name: value for name, value in resolve_tags().items() if name != MLFLOW_GIT_COMMIT}
+    if (Path(ppt.__file__).parents[1] / ".git").exists():
+        tags[MLFLOW_GIT_COMMIT] = get_git_commit(ppt.__file__) or ""
+    return {
+        **{name: value for name, value in tags.items() if value},
+        "ppt.version": ppt.__version__,
+    }
+
+
+def _database(uri: str) -> Path:
+    """Return the file of an SQLite database by its address."""
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])).resolve()
+
+
+def _move_artifacts(database: Path) -> None:
+    """Let an SQLite database name the artifacts beside it where they lie now, if it was moved.
+
+    MLflow stores absolute addresses of artifacts, and has no means to change them.
+    """
+    if not database.is_file():
+        return
+    here = (database.parent / ARTIFACTS).as_uri()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
+            return  # nothing is logged yet
+        query = "SELECT artifact_location FROM experiments WHERE name = ?"
+        found = connection.execute(query, (EXPERIMENT,)).fetchone()
+        if found is None or found[0] == here or not found[0].endswith(f"/{ARTIFACTS}"):
+            return
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column}, 1, ?) = ?",
+                (here, len(found[0]) + 1, len(found[0]), found[0]),
+            )
 
 
 def _stage_of(curriculum: Curriculum, name: str) -> Stage:
@@ -289,10 +432,14 @@ def experiment(client: MlflowClient, uri: str) -> str:
     With an SQLite store, the artifacts are kept in a folder beside the database.
     """
     if found := client.get_experiment_by_name(EXPERIMENT):
+        _check_lives(found)
+        if KIND_TAG not in found.tags:
+            client.set_experiment_tag(found.experiment_id, KIND_TAG, "custom_model_development")
         return found.experiment_id
-    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
-    location = beside.as_uri() if uri.startswith("sqlite:///") else None
-    return client.create_experiment(EXPERIMENT, artifact_location=location)
+    is_file = uri.startswith(SQLITE)
+    location = (_database(uri).parent / ARTIFACTS).as_uri() if is_file else None
+    tags = {KIND_TAG: "custom_model_development"}
+    return client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
 
 
 def quiet_client(uri: str) -> MlflowClient:
@@ -302,7 +449,14 @@ def quiet_client(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(uri)
+    client = MlflowClient(uri)
+    path = uri.removeprefix(SQLITE).rpartition("/")[0]
+    if uri.startswith(SQLITE) and path != unquote(path):
+        with suppress(
+            OSError
+        ):  # MLflow makes folders of the quoted path too, and leaves them empty
+            os.removedirs(path)
+    return client
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,10 @@ from rich.table import Table
 
 import ppt
 from ppt.config import Curriculum
+from ppt.config.load import RUN_CURRICULUM
+from ppt.config.reference import curriculum_text, keys_of
 from ppt.evaluation.metrics import METRICS
+from ppt.store.nodes import Store
 from ppt.tracking.record import Named, RunRecord
 
 MAX_QUARANTINE_ROWS = 100
@@ -85,6 +88,19 @@ def write_summary(summary: dict[str, Any], path: str | Path) -> Path:
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(summary, indent=2))
     os.replace(temporary, path)
+    return path
+
+
+def write_curriculum(record: RunRecord) -> Path:
+    """Write the curriculum as it is trained into the run's folder, and return the path.
+
+    The store is written as an absolute path, so that the folder finds it from anywhere.
+    """
+    store = Store(record.curriculum.store)
+    root = store.path if store.is_local else store.root
+    path = Path(record.folder) / RUN_CURRICULUM
+    keys = keys_of(record.curriculum.model_copy(update={"store": root}))
+    path.write_text("# The curriculum as this run was trained.\n" + curriculum_text(keys))
     return path
 
 

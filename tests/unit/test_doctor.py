@@ -7,7 +7,9 @@ import json
 import pickle
 import socket
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -82,7 +84,10 @@ def test_nothing_is_there() -> None:
     assert {checks[f"data.{role}"].state for role in (*ROLES, "object_centric")} == {"missing"}
     assert "refcoco.zip" in checks["data.referring"].todo
     assert "data/refer/refcoco holds refs(unc).p" in checks["data.referring"].todo
-    assert "unpack train2014.zip of COCO (82,783 pictures, 13 GB)" in checks["data.referring"].todo
+    assert (
+        "unpack train2014.zip of COCO (82,783 pictures, 13 GB; http"
+        in checks["data.referring"].todo
+    )
     assert "get ViT-B-16.pt, about 350 MB (" in checks["model.clip"].todo
     assert "LOC_synset_mapping.txt" in checks["data.object_centric"].todo
     assert "weights/ViT-B-16.pt is not there" in checks["model.clip"].found
@@ -107,7 +112,7 @@ def test_without_a_curriculum() -> None:
     assert code == 0
     for name in ("memory", "CPUs and GPUs", "Ray", "MLflow", "libraries", "disk"):
         assert name in output
-    assert "paper/refcoco.yaml" in output and "quickstart.yaml" in output
+    assert "paper/refcoco " in output and "quickstart " in output
     assert "data.referring.root is missing" in output  # of photos.yaml
 
 
@@ -451,11 +456,65 @@ def test_services_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         server.listen()
         port = server.getsockname()[1]
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-        assert machine.check_ray().state == machine.check_mlflow(None).state == "ok"
+        assert machine.check_ray().state == "ok"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     assert machine.check_ray().state == machine.check_mlflow(None).state == "missing"
     monkeypatch.setenv("RAY_ADDRESS", "ray://[broken")
     assert machine.check_ray().state == "missing"
+
+
+def test_an_mlflow_server_has_to_answer_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answers(BaseHTTPRequestHandler):
+        """An MLflow server without experiments, or with `known` false a server of another kind."""
+
+        known = True
+
+        def do_POST(self) -> None:
+            found = self.known and self.path.endswith("search")
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            missing = b'{"error_code": "RESOURCE_DOES_NOT_EXIST"}' if self.known else b"what?"
+            self.wfile.write(b'{"experiments": []}' if found else missing)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        assert machine.check_mlflow(None).state == "ok"
+        Answers.known = False
+        assert machine.check_mlflow(None).state == "wrong"
+        server.shutdown()
+
+
+def test_local_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RAY_ADDRESS=local starts a Ray here, so a GPU that is not here stops the run."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    check = lines(QUICKSTART, "resources.gpus_per_worker=1")["CPUs and GPUs"]
+    assert check.stops and "no GPU; asked for: " in check.found
+    assert machine.check_ray().found == "on this machine (RAY_ADDRESS names no cluster)"
+
+
+def test_a_tracking_address_that_train_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///tmp/mlruns")
+    check = machine.check_mlflow(None)
+    assert check.state == "wrong"
+    assert "MLFLOW_TRACKING_URI=file:///tmp/mlruns cannot be used" in check.found
+
+
+def test_where_things_are_published_is_linked() -> None:
+    checks = lines(PAPER)
+    for name, link in (
+        ("data.referring", "https://github.com/lichengunc/refer"),
+        ("data.referring", "http://images.cocodataset.org/zips/train2014.zip"),
+        ("data.object_centric", "https://www.kaggle.com/c/imagenet-object-localization-challenge"),
+        ("model.clip", "/ViT-B-16.pt"),
+        ("model.sam", "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth"),
+    ):
+        assert link in checks[name].todo
 
 
 def test_too_many_cpus() -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from ppt.config import load_curriculum
+from ppt.config.load import load_with_origins
 from ppt.config.named import CURRICULA
 from ppt.config.reference import Key, curriculum_text, keys_of, reference_page
 
@@ -17,7 +18,8 @@ ROOTS = [f"data.{d}.root=DATA" for d in ("referring", "validation", "evaluation"
 
 
 def _by_place(path: Path, overrides: list[str]) -> dict[str, Key]:
-    return {".".join(key.place): key for key in keys_of(path, overrides)[1]}
+    keys = keys_of(*load_with_origins(path, overrides))
+    return {".".join(key.place): key for key in keys}
 
 
 def test_the_page_is_what_the_code_gives() -> None:
@@ -45,8 +47,9 @@ def test_what_is_printed_is_what_would_run(path: Path, tmp_path: Path) -> None:
     if path.parent.name == "sweeps":
         return
     overrides = ROOTS if path.stem == "photos" else ["seed=7"]
-    curriculum, keys = keys_of(path, overrides)
+    curriculum, origins = load_with_origins(path, overrides)
     assert curriculum == load_curriculum(path, overrides)
+    keys = keys_of(curriculum, origins)
     printed = tmp_path / "printed.yaml"
     printed.write_text(curriculum_text(keys))
     assert load_curriculum(printed) == curriculum
@@ -56,9 +59,9 @@ def test_what_is_printed_is_what_would_run(path: Path, tmp_path: Path) -> None:
 def test_odd_values_are_printed_so_that_they_are_read_again(tmp_path: Path) -> None:
     odd = ["'null'", "a: b # c", "'{}'", "-", "päth/ü", "yes", "1e3", "'[x]'"]
     for value in odd:
-        curriculum, keys = keys_of("quickstart", [f"model.clip.weights={value}"])
+        curriculum = load_curriculum("quickstart", [f"model.clip.weights={value}"])
         printed = tmp_path / "printed.yaml"
-        printed.write_text(curriculum_text(keys))
+        printed.write_text(curriculum_text(keys_of(curriculum)))
         assert load_curriculum(printed).model.clip.weights == curriculum.model.clip.weights
 
 

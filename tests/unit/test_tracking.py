@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from collections import OrderedDict
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +15,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from run_record import STAGES, build_record, curriculum
 
+from ppt.config import ConfigError
 from ppt.report.gallery import stage_panels
-from ppt.tracking.mlflow_runs import Tracker, end_running_below
+from ppt.tracking.mlflow_runs import Tracker, check_tracking, end_running_below, own_uri
 from ppt.tracking.record import Chosen, RunRecord
 
 
@@ -30,6 +34,7 @@ def default_store(monkeypatch: pytest.MonkeyPatch) -> None:
 def log_all(record: RunRecord, stages: int = len(STAGES)) -> None:
     """What the curriculum's driver does."""
     with Tracker(record) as tracker:
+        tracker.log_data()
         for stage in record.stages[:stages]:
             with tracker.stage(stage.name) as on_epoch:
                 for losses in stage.history:
@@ -50,7 +55,10 @@ def runs_of(record: RunRecord) -> tuple[MlflowClient, Run, dict[str, Run]]:
 
 
 def state_of(record: RunRecord) -> dict[str, str]:
-    return json.loads((Path(record.folder) / "mlflow-run.json").read_text())
+    """The state with the address at which the runs are found."""
+    state = json.loads((Path(record.folder) / "mlflow-run.json").read_text())
+    own = state["tracking_uri"] == "mlflow.db"
+    return {**state, "tracking_uri": own_uri(record.folder)} if own else state
 
 
 def everything(record: RunRecord) -> dict[str, object]:
@@ -84,8 +92,8 @@ def test_parent_and_nested_runs(logged: RunRecord) -> None:
     assert parent.data.params["stages.ris_joint.num_epochs"] == "2"
     assert parent.data.params["seed"] == "7"
     files = [file.path for file in client.list_artifacts(parent.info.run_id)]
-    assert files == ["mlflow-run.json"]
-    assert parent.data.tags["digest.labels.h"] == logged.data["referring"].labels.digest
+    assert files == ["digests.json", "mlflow-run.json"]
+    assert not [tag for tag in parent.data.tags if tag.startswith("digest.")]
     best = logged.baselines["clip_sam_best"].metrics
     assert parent.data.metrics["clip_sam_best/mIoU"] == pytest.approx(best["mIoU"])
     curve = client.get_metric_history(parent.info.run_id, "mIoU")
@@ -101,6 +109,26 @@ def test_parent_and_nested_runs(logged: RunRecord) -> None:
         assert [(p.step, p.value) for p in losses] == [
             (e["epoch"], e["loss_mask"]) for e in stage.history
         ]
+
+
+def test_data_digests_and_the_source_are_logged(logged: RunRecord, tmp_path: Path) -> None:
+    client, parent, _ = runs_of(logged)
+    inputs = {found.dataset.name: found for found in parent.inputs.dataset_inputs}
+    assert set(inputs) == {"referring", "object_centric", "validation", "evaluation", "d_ref"} & {
+        name for name, tables in logged.data.items() if tables.has("samples")
+    }
+    evaluation = inputs["evaluation"]
+    assert evaluation.dataset.digest == logged.data["evaluation"].samples.digest[:36]
+    assert json.loads(evaluation.dataset.source)["format"] == "toybox_scenes"
+    assert [tag.value for tag in evaluation.tags] == ["evaluation"]
+    assert [tag.value for tag in inputs["referring"].tags] == ["training"]
+    path = client.download_artifacts(parent.info.run_id, "digests.json", str(tmp_path))
+    digests = json.loads(Path(path).read_text())
+    assert digests["labels.h"] == logged.data["referring"].labels.digest
+    tags = parent.data.tags
+    assert tags["ppt.version"] and tags["mlflow.user"] and tags["mlflow.source.name"]
+    experiment = client.get_experiment(parent.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_checkpoints_and_panels_are_artifacts(logged: RunRecord, tmp_path: Path) -> None:
@@ -175,6 +203,51 @@ def test_another_configuration_is_another_run(logged: RunRecord) -> None:
     with Tracker(replace(logged, curriculum=curriculum(root, resources=resources))):
         pass
     assert state_of(logged) == first
+
+
+def test_a_folder_that_was_moved_is_written_where_it_lies(
+    logged: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path has what a URL quotes; the same MLflow run goes on, and nothing is written back."""
+    moved = replace(logged, folder=str(tmp_path / "a b?c%20d" / "run"))
+    shutil.copytree(logged.folder, moved.folder)
+    # A process that has logged at the former place remembers it; here another one is meant.
+    cache = "mlflow.tracking._tracking_service.utils._artifact_repos_cache"
+    monkeypatch.setattr(cache, OrderedDict())
+    before = sorted(Path(logged.folder).rglob("*"))
+    with Tracker(moved) as tracker:
+        tracker.log_files([Path(moved.folder) / "mlflow-run.json"])
+        (Path(moved.folder) / "new.txt").write_text("new")
+        tracker.log_files([Path(moved.folder) / "new.txt"])
+    assert state_of(moved)["run_id"] == state_of(logged)["run_id"]
+    client, parent, children = runs_of(moved)
+    assert set(children) == set(STAGES)
+    artifacts = Path(moved.folder, "mlartifacts", parent.info.run_id, "artifacts")
+    assert (artifacts / "new.txt").read_text() == "new"
+    assert "new.txt" in [file.path for file in client.list_artifacts(parent.info.run_id)]
+    assert client.list_artifacts(children["ris_joint"].info.run_id, "checkpoint")
+    assert sorted(Path(logged.folder).rglob("*")) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a b?c%20d"]
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("file:///tmp/mlruns", "maintenance mode"),
+        ("./mlruns", "maintenance mode"),
+        ("http://127.0.0.1:9", "127.0.0.1"),
+        ("nothing://here", "unsupported URI"),
+    ],
+)
+def test_an_address_that_mlflow_refuses_is_told_at_once(
+    address: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(ConfigError, match=re.escape(f"MLFLOW_TRACKING_URI={address}")) as error:
+        check_tracking(tmp_path)
+    assert told in str(error.value) and "sqlite:///FILE.db" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_tracking_uri_from_the_environment(elsewhere: RunRecord) -> None:

@@ -1,0 +1,155 @@
+"""A run's folder knows how it was trained, wherever it lies; near names are suggested."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from common import DATA, QUICKSTART
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.common import load_trained
+from ppt.config import ConfigError, load_curriculum
+from ppt.curriculum.run import check_outputs
+from ppt.serving.stored_checkpoint import open_checkpoint
+from ppt.store.nodes import Store
+from ppt.tracking.record import RunRecord
+from ppt.tracking.summary import write_curriculum
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run of the quickstart that was trained with overrides, in ./runs."""
+    monkeypatch.chdir(tmp_path)
+    curriculum = load_curriculum("quickstart", ["seed=7", "labels.merge_iou=0.5"])
+    folder = tmp_path / "runs" / "quickstart"
+    folder.mkdir(parents=True)
+    (tmp_path / "runs" / "store").mkdir()
+    write_curriculum(RunRecord(curriculum, str(folder)))
+    return folder
+
+
+def test_the_overrides_of_the_training_need_not_be_given(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curriculum, folder = load_trained(Path("quickstart"), None)
+    assert (curriculum.seed, curriculum.labels.merge_iou) == (7, 0.5)
+    assert folder.path == str(trained)
+    assert "seed=7, labels.merge_iou=0.5" in capsys.readouterr().err
+    by_folder, _ = load_trained(Path("runs/quickstart"), None)
+    assert by_folder == curriculum.model_copy(update={"store": str(trained.parent)})
+    again, _ = load_trained(Path("quickstart"), ["seed=7", "labels.merge_iou=0.5"])
+    assert again == curriculum
+    assert capsys.readouterr().err == ""  # nothing differs
+    changed, _ = load_trained(Path("quickstart"), ["seed=8"])
+    assert (changed.seed, changed.labels.merge_iou) == (8, 0.5)
+
+
+def test_a_curriculum_that_is_not_whole_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text('picture,expression,polygon\na.jpg,a dog,"[[0,0,9,0,9,9]]"\n')
+    table = "{format: table, path: " + str(tmp_path / "t.csv") + "}"
+    roles = [f"data.{role}={table}" for role in ("referring", "validation", "evaluation")]
+    objects = f"data.object_centric.root={DATA / 'imagenet-sample'}"
+    curriculum = load_curriculum("photos", [*roles, objects])
+    folder = tmp_path / "runs" / curriculum.name
+    folder.mkdir(parents=True)
+    write_curriculum(RunRecord(curriculum, str(folder)))
+    loaded, _ = load_trained(Path("photos"), None)
+    assert loaded.data == curriculum.data
+    with pytest.raises(ConfigError, match="data.referring.root is missing"):
+        load_trained(Path("photos"), ["name=other"])
+
+
+def test_a_store_that_was_moved_with_its_runs(trained: Path, tmp_path: Path) -> None:
+    shutil.move(tmp_path / "runs", tmp_path / "there")
+    curriculum, folder = load_trained(tmp_path / "there" / "quickstart", None)
+    assert curriculum.store == str(tmp_path / "there")
+    assert folder.path == str(tmp_path / "there" / "quickstart")
+
+
+def test_a_folder_that_was_moved_away_from_its_store(trained: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "papers" / "best"
+    shutil.move(trained, moved)
+    curriculum, folder = load_trained(moved, None)
+    assert (curriculum.store, curriculum.name) == (str(tmp_path / "runs"), "best")
+    assert folder.path == str(moved)
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(ConfigError, match="needs the tables and checkpoints of its store"):
+        load_trained(moved, None)
+
+
+def test_a_checkpoint_is_found_from_a_moved_folder(trained: Path, tmp_path: Path) -> None:
+    digests = {"checkpoints.first": "abc"}
+    summary = {"stages": [{"name": "first"}], "digests": digests}
+    (trained / "summary.json").write_text(json.dumps(summary))
+    moved = tmp_path / "elsewhere"
+    shutil.move(trained, moved)
+    with pytest.raises(ConfigError) as error:
+        open_checkpoint(moved)
+    needed = "store/checkpoints/abc"
+    for place in (tmp_path, tmp_path / "runs"):
+        assert str(place / needed) in str(error.value)
+    (tmp_path / "runs" / needed).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"runs/store/checkpoints/abc' has no generator"):
+        open_checkpoint(moved)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hints"),
+    [
+        (
+            [
+                "config",
+                "quickstart",
+                "stages.semantic_alignmnt.num_epochs=2",
+                "stages.ris_joint.sources.d_rf=1",
+                "stages.ris_joint.kind=standrd",
+                "labels.chunker=spcy",
+                "data.referring.format=toybox_scene",
+                "training.learningrate=1",
+            ],
+            "semantic_alignment d_ref standard spacy toybox_scenes training.learning_rate",
+        ),
+        (["evaluate", "quickstart", "--stage", "ris_jont"], "ris_joint"),
+        (["select", "quickstart", "--after", "ris_jont"], "ris_joint"),
+        (["train", "quickstart", "--local", "--again", "lable"], "label"),
+        (["submit", "trian", "quickstart"], "train"),
+    ],
+)
+def test_near_names_are_suggested_for_all_mistakes_at_once(
+    arguments: list[str], hints: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] in ("evaluate", "select"):
+        arguments = [*arguments, "--local"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    for name in hints.split():
+        assert f"did you mean {name}?" in result.output
+
+
+def test_a_store_that_cannot_be_written_to_is_told_before_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match=r"store: .*file/runs' cannot be written to"):
+        check_outputs(Store(str(tmp_path / "file" / "runs")), str(tmp_path))
+    check_outputs(Store(str(tmp_path / "runs")), str(tmp_path / "runs" / "a"))
+    assert [*(tmp_path / "runs").iterdir()] == []  # nothing is left of the check
+
+
+def test_train_tells_a_tracking_address_before_it_encodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
+    result = CliRunner().invoke(app, ["train", str(QUICKSTART), "--local", f"store={tmp_path}"])
+    assert result.exit_code == 2
+    assert "cannot be used" in result.output and "prepare" not in result.output
+    assert not (tmp_path / "store").exists()
