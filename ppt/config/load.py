@@ -95,7 +95,7 @@ def load_run(folder: Path, overrides: Sequence[str] = (), store: str | None = No
     """Read the curriculum of a run as it was trained, from the run's folder.
 
     Args:
-        folder: the run's folder, wherever it lies now. It gives the run its name.
+        folder: the run's folder, wherever it lies now, under whatever name.
         overrides: as for `load_curriculum`.
         store: the store; by default the one beside which the folder lies, or else the one in which
             the run was trained.
@@ -106,8 +106,8 @@ def load_run(folder: Path, overrides: Sequence[str] = (), store: str | None = No
     tree = _read_tree(folder / RUN_CURRICULUM)
     if store is None and (folder.parent / "store").is_dir():
         store = str(folder.parent)
-    here = {"name": folder.name} | ({"store": store} if store else {})
-    tree |= _marked(here, str(folder))
+    if store is not None:
+        tree["store"] = _marked(store, str(folder))
     faults = _apply(tree, overrides)
     return parse_curriculum(_plain(tree), faults)
 

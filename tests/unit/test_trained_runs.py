@@ -74,10 +74,10 @@ def test_a_store_that_was_moved_with_its_runs(trained: Path, tmp_path: Path) -> 
 
 
 def test_a_folder_that_was_moved_away_from_its_store(trained: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "papers" / "best"
+    moved = tmp_path / "papers here" / "best?"
     shutil.move(trained, moved)
     curriculum, folder = load_trained(moved, None)
-    assert (curriculum.store, curriculum.name) == (str(tmp_path / "runs"), "best")
+    assert (curriculum.store, curriculum.name) == (str(tmp_path / "runs"), "quickstart")
     assert folder.path == str(moved)
     shutil.rmtree(tmp_path / "runs")
     with pytest.raises(ConfigError, match="needs the tables and checkpoints of its store"):
