@@ -2,13 +2,15 @@
 # make demo      the whole curriculum on the embedded world, and its report
 # make test      all tests, on a real local Ray
 # make test-unit the tests that need no Ray
+# make chaos     runs that are killed, lose their disk or have damaged files, and go on (minutes);
+#                make chaos CHAOS="--seed 7 --kills 40" for another seed and more kills
 # make lint      ruff and the type checker
 # make pretrain  the weights of the embedded world again (long)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-unit lint pretrain clean
+.PHONY: install demo test test-unit chaos lint pretrain clean
 
 install: .venv/installed
 
@@ -25,6 +27,9 @@ test: test-unit
 
 test-unit: install
 	$(BIN)/pytest tests/unit --numprocesses auto --dist loadfile
+
+chaos: install
+	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
 
 lint: install
 	$(BIN)/ruff check .

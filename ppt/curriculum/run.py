@@ -37,7 +37,9 @@ from ppt.curriculum.stages import (
 )
 from ppt.report import write_report
 from ppt.report.gallery import stage_panels
+from ppt.steps.progress import print_waiting, print_warning
 from ppt.steps.runner import COMMANDS, Again, OnlyComplete, Repairing, Runner
+from ppt.store.locks import locked
 from ppt.store.nodes import Node
 from ppt.tracking.folder import RunFolder
 from ppt.tracking.mlflow_runs import Tracker
@@ -84,7 +86,11 @@ def run_curriculum(
     trainer = runner if train else OnlyComplete(runner.store)
     make_inputs(runner, record, only_complete=not train)
     parent = sibling.parent if sibling else None
-    with folder, Tracker(record, parent, anew=anew) as tracker:
+    with (
+        locked(runner.store, f"run-{curriculum.name}", partial(print_waiting, curriculum.name)),
+        folder,
+        Tracker(record, parent, anew=anew, tell=print_warning) as tracker,
+    ):
         with _timed(record, "baselines"):
             measure_baselines(runner, record)
         for trained in train_stages(trainer, record, _listening(tracker, runner, sibling)):

@@ -13,26 +13,51 @@ import ray.data
 from ppt.config import ConfigError, Resources
 from ppt.distributed.ray_private import get_num_cpus
 
+STARTS = 3
+"""The number of attempts to start Ray."""
+
 
 @contextmanager
 def connected(resources: Resources, *, dashboard: bool = False) -> Iterator[None]:
     """Connect to the cluster, check that the run fits, and disconnect after the block.
 
     Ray's own messages stay in its log files. With `dashboard`, a cluster that is started here gets
-    a dashboard. Raises ConfigError if the run does not fit.
+    a dashboard. Raises ConfigError if the run does not fit, or if Ray does not start or answer.
     """
     # Ray Train asks its workers at this interval whether they are done: a training ends sooner.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     already = ray.is_initialized()
     if not already:
-        ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+        _start(dashboard)
     try:
         check_fits(resources)
         yield
     finally:
         if not already:
             ray.shutdown()
+
+
+def _start(dashboard: bool) -> None:
+    """Connect to the cluster, or start one. On a busy machine Ray may need several attempts."""
+    for _ in range(STARTS):
+        try:
+            ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:
+            ray.shutdown()
+            reason = " ".join(str(error).split())
+            if isinstance(error, ConnectionError) and (address := os.environ.get("RAY_ADDRESS")):
+                raise ConfigError(
+                    f"RAY_ADDRESS is {address!r}, where no Ray cluster answers: start it, or unset "
+                    "RAY_ADDRESS for a cluster on this machine"
+                ) from error
+            if "timed out" not in reason.lower():
+                raise
+    raise ConfigError(
+        f"Ray did not start in {STARTS} attempts ({reason}): run the command again when this "
+        "machine is less busy, or add --local to run without Ray"
+    )
 
 
 def check_fits(resources: Resources) -> None:

@@ -28,7 +28,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from ppt.config import Curriculum, Resources
-from ppt.distributed.actors import ActorPool, damage_in
+from ppt.distributed.actors import ActorPool, told_in
 from ppt.distributed.claims import claim
 from ppt.distributed.cluster import connected, fits_beside_training
 from ppt.distributed.monitor import watch
@@ -61,7 +61,7 @@ class RayRunner:
         node = step.node(self.store)
         if not node.is_complete():
             self._connect()
-            with claim(node) as ours:
+            with claim(node, step.title) as ours:
                 if ours:
                     self.pool.make(node, step)
         return node
@@ -73,12 +73,12 @@ class RayRunner:
             self._connect()
             if not fits_beside_training(self.resources, self.runs):
                 self.pool.close()
-            with claim(node) as ours:
+            with claim(node, stage.title) as ours:
                 if ours:
                     try:
                         _train_stage(stage, node, on_epoch)
                     except TrainingFailedError as error:
-                        raise damage_in(error) or error from None
+                        raise told_in(error) or error from None
         if not ours:
             for metrics in node.manifest()["history"]:
                 on_epoch(metrics)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ import torch
 from ppt.batches.gather import gather
 from ppt.config import ConfigError, Resources
 from ppt.models.loaded import default_device, use_device
-from ppt.steps.progress import prepare_folder, print_epoch, progress_bar
+from ppt.steps.progress import prepare_folder, print_epoch, print_waiting, progress_bar
 from ppt.steps.step import Step
 from ppt.store.checksums import check_folder, seal_folder
+from ppt.store.locks import locked
 from ppt.store.nodes import Node, Store
 from ppt.training.loop import StageWorker, build_worker
 from ppt.training.stage import EpochMetrics, StageTraining, local_folder, log_epoch
@@ -41,8 +43,13 @@ class LocalRunner:
 
     def run(self, step: Step) -> Node:
         node = step.node(self.store)
-        if node.is_complete():
-            return node
+        if not node.is_complete():
+            with locked(self.store, node.digest, partial(print_waiting, step.title)):
+                if not node.is_complete():  # another run may have made it meanwhile
+                    self._make(step, node)
+        return node
+
+    def _make(self, step: Step, node: Node) -> None:
         todo = prepare_folder(node)
         total = step.total() if len(todo) == node.num_buckets else None
         with progress_bar(step.title, total) as advance, _threads(self.resources.cpus_per_actor):
@@ -51,22 +58,26 @@ class LocalRunner:
                 node.write_bucket(bucket, output)
                 advance(next((count.into for count in output.counts.values()), 0))
         node.write_manifest()
-        return node
 
     def train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> Node:
         node = stage.node(self.store)
-        if node.is_complete():
-            for metrics in node.manifest()["history"]:
-                on_epoch(metrics)
-            return node
+        if not node.is_complete():
+            self._check_workers()
+            with locked(self.store, node.digest, partial(print_waiting, stage.title)):
+                if not node.is_complete():
+                    with _threads(self.resources.cpus_per_worker):
+                        self._train(stage, node, on_epoch)
+                    return node
+        for metrics in node.manifest()["history"]:
+            on_epoch(metrics)
+        return node
+
+    def _check_workers(self) -> None:
         if self.resources.fewest_workers > 1:
             raise ConfigError(
                 "resources.num_workers must be 1 to train in a local run, which has one worker, "
                 f"got {self.resources.num_workers}: set resources.num_workers=1 or train on Ray"
             )
-        with _threads(self.resources.cpus_per_worker):
-            self._train(stage, node, on_epoch)
-        return node
 
     def _train(
         self, stage: StageTraining, node: Node, on_epoch: Callable[[EpochMetrics], None]

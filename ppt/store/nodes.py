@@ -46,6 +46,7 @@ from ppt.store.checksums import (
     unseal,
     verify,
 )
+from ppt.store.disk import replacing
 from ppt.store.schema import FORMAT_VERSION
 
 DATA, QUARANTINE, LABELS = "data", "quarantine", "labels"
@@ -328,16 +329,30 @@ class Node:
 
     def write_bytes(self, name: str, data: bytes | pa.Buffer) -> Checksum:
         """Write a file under a temporary name and rename it. Returns its checksum."""
-        fs = self.store.fs
+        fs, path = self.store.fs, self.path(name)
         fs.makedirs(self.folder, exist_ok=True)
-        temporary = self.path(f".{name}.{uuid.uuid4().hex[:8]}")
-        with fs.open(temporary, "wb") as file:
-            file.write(data)
+        suffix = f".{uuid.uuid4().hex[:8]}"
         if self.store.is_local:
-            os.replace(temporary, self.path(name))  # atomic, which fsspec's move is not
+            with replacing(path, suffix) as temporary, temporary.open("wb") as file:
+                file.write(data)  # fsspec's move is not atomic
         else:
-            fs.mv(temporary, self.path(name))
+            try:
+                self._write_elsewhere(path, suffix, bytes(data))
+            except FileNotFoundError:  # another run has cleaned the folder meanwhile
+                self._write_elsewhere(path, suffix, bytes(data))
         return checksum_of(data)
+
+    def _write_elsewhere(self, path: str, suffix: str, data: bytes) -> None:
+        fs = self.store.fs
+        folder, _, name = path.rpartition("/")
+        temporary = f"{folder}/.{name}{suffix}"
+        try:
+            fs.pipe_file(temporary, data)
+            fs.mv(temporary, path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                fs.rm(temporary)
+            raise
 
     # ------------------------------------------------------------ reading
 

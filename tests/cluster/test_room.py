@@ -41,3 +41,35 @@ def _actors_stay_beside_training_on_one_machine_only() -> None:
             check_fits(Resources(num_actors=3, cpus_per_actor=1.25))
     finally:
         cluster.shutdown()
+
+
+def test_ray_that_does_not_start_in_time_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is busy: Ray's own message, which no setting brings about in less than 30 s."""
+    late = Exception("The current node timed out during startup. This could happen because")
+    answers: list[Exception | None] = [late, None, late, late, late, ValueError("no")]
+
+    def init(**options: object) -> None:
+        if answer := answers.pop(0):
+            raise answer
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ppt.distributed.cluster.check_fits", lambda resources: None)
+    with connected(Resources()):
+        assert len(answers) == 4
+    with pytest.raises(ConfigError) as told, connected(Resources()):
+        pass
+    assert str(told.value).startswith("Ray did not start in 3 attempts (The current node timed out")
+    assert "--local" in str(told.value) and "\n" not in str(told.value)
+    with pytest.raises(ValueError, match="^no$"), connected(Resources()):
+        pass
+    assert answers == []
+
+
+def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
+    with pytest.raises(ConfigError, match="^RAY_ADDRESS is '127.0.0.1:1', where no Ray"):  # noqa: SIM117
+        with connected(Resources()):
+            pass

@@ -35,7 +35,7 @@ def quick_leases(cluster: None) -> Iterator[None]:
 @ray.remote(num_cpus=0, max_retries=0)
 def make(node: Node, folder: Path, *, die: bool = False) -> str:
     """Make a node as a pass or a stage does; leaves a file for each that began."""
-    with claims.claim(node) as ours:
+    with claims.claim(node, "a node") as ours:
         if ours:
             (folder / f"began-{os.getpid()}").touch()
             if die:

@@ -55,6 +55,25 @@ def test_a_deleted_table_is_a_missing_bucket(tmp_path: Path) -> None:
     assert not node.is_complete()
 
 
+def test_another_run_cleans_the_folder_while_a_file_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A store behind a URL has no locks."""
+    node, cleaned = Store("memory://ppt-cleaned").node("samples", {}, buckets=1), list[str]()
+    move = node.store.fs.mv
+
+    def clean_and_move(path: str, to: str) -> None:
+        if not cleaned:
+            cleaned.append(path)
+            node.clean()
+        move(path, to)
+
+    monkeypatch.setattr(node.store.fs, "mv", clean_and_move)
+    node.write_bytes("data", b"content")
+    assert len(cleaned) == 1
+    assert node.sizes() == {"data": 7}
+
+
 def test_a_store_on_another_filesystem() -> None:
     node = Store("memory://ppt-test-store").node("features", {}, buckets=1)
     node.write_bucket(0, _output([4, 5]))
