@@ -187,6 +187,8 @@ def _kind(place: str) -> str:
     """Return the kind of a place: what is done to which kind of file of which kind of node."""
     what, path = place.split(" ", 1)
     parts = path.split("/")
+    if parts[1] == "locks":
+        return f"{what} lock"
     folder = parts[2] if parts[1] == "store" and len(parts) > 2 else parts[1]
     return f"{what} {folder} {parts[-1].lstrip('.').rpartition('-')[0] or parts[-1]}"
 
