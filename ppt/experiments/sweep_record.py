@@ -16,6 +16,7 @@ from ppt.config import ConfigError
 from ppt.experiments.sweep import Sweep
 from ppt.experiments.sweep_results import SUMMARY, SweepRecord, Trial, write_sweep
 from ppt.experiments.trials import METRIC, TIME, Planned, curriculum_here, num_epochs_of
+from ppt.store.disk import replacing
 from ppt.store.nodes import Node, Store, digest_of
 from ppt.tracking.folder import RunFolder
 from ppt.tracking.mlflow_runs import (
@@ -70,7 +71,8 @@ def tracked(
             "uri": uri if shared else None,
             "overrides": list(overrides),
         }
-        (path / SUMMARY).write_text(json.dumps(state, indent=2))
+        with replacing(path / SUMMARY) as temporary:
+            temporary.write_text(json.dumps(state, indent=2))
         folder.publish()
     with needed(uri):
         run = Run(client, state["parent"])
@@ -93,6 +95,11 @@ def _state(path: Path, config: str, sweep: Sweep) -> dict[str, Any]:
         state = json.loads((path / SUMMARY).read_text())
     except FileNotFoundError:
         raise ConfigError(f"--resume: sweep {sweep.name!r} has not begun in {path}") from None
+    except ValueError as error:
+        raise ConfigError(
+            f"--resume: {path / SUMMARY} is cut short or damaged ({error}): start anew without "
+            "--resume (what is trained is found)"
+        ) from None
     if state["config"] != config:
         before = " ".join(state["overrides"]) or "none"
         raise ConfigError(

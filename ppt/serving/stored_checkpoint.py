@@ -96,15 +96,22 @@ def _of_run(run: Path, stage: str | None) -> Path:
     Without `stage`, it is the run's chosen stage. Older summaries name none, so that the last stage
     is taken.
     """
-    summary = json.loads((run / SUMMARY).read_text())
-    if stage is None and (chosen := summary.get("chosen")):
-        stage = chosen["stage"]
-    names = [row["name"] for row in summary["stages"]]
+    try:
+        summary = json.loads((run / SUMMARY).read_text())
+        chosen, digests = summary.get("chosen"), dict(summary["digests"])
+        names = [str(row["name"]) for row in summary["stages"]]
+        if stage is None and chosen:
+            stage = str(chosen["stage"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{run / SUMMARY} is cut short or damaged ({type(error).__name__}: {error}): run "
+            "`ppt train` again, which finds what is trained and writes it anew"
+        ) from None
     fits = [n for n in names if stage is None or stage in (n, n.rpartition(".")[0])]
     if not fits:
         trained = ", ".join(names) or "no stage"
         raise ConfigError(f"stage: {str(run)!r} has trained {trained}, got {stage!r}")
-    return run.parent / "store" / "checkpoints" / summary["digests"][f"checkpoints.{fits[-1]}"]
+    return run.parent / "store" / "checkpoints" / digests[f"checkpoints.{fits[-1]}"]
 
 
 def _runs_in(folder: Path) -> str:

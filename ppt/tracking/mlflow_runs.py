@@ -294,8 +294,11 @@ class Tracker:
         path = self.folder / STATE_FILE
         if self.anew or not path.exists():
             return None
-        state = json.loads(path.read_text())
-        run_id = state.pop("run_id")
+        try:
+            state = json.loads(path.read_text())
+            run_id = state.pop("run_id")
+        except (ValueError, KeyError, TypeError, AttributeError):  # damaged: a new run is begun
+            return None
         if state != self._state:
             return None
         try:

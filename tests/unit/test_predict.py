@@ -94,6 +94,13 @@ def test_a_run_knows_its_model(run):
         path.write_text(json.dumps(summary))
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"digests": {}, "stages": [1]}'])
+def test_a_damaged_summary_is_told(tmp_path, content):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(ConfigError, match="summary.json is cut short or damaged .*: run `ppt tra"):
+        open_checkpoint(tmp_path)
+
+
 def test_one_text_and_several_are_the_same(predictor, image):
     both = predictor.predict(image, TEXTS)
     assert [p.text for p in both] == TEXTS

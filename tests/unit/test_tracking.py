@@ -197,6 +197,15 @@ def test_a_lost_database_starts_a_new_run(elsewhere: RunRecord) -> None:
     assert state_of(elsewhere)["run_id"] != "0" * 32
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_state_starts_a_new_run(elsewhere: RunRecord, content: str) -> None:
+    Path(elsewhere.folder).mkdir()
+    (Path(elsewhere.folder) / "mlflow-run.json").write_text(content)
+    with Tracker(elsewhere):
+        pass
+    assert runs_of(elsewhere)[1].info.status == "FINISHED"
+
+
 def test_what_a_scheduler_stopped_does_not_run_for_ever(logged: RunRecord) -> None:
     client = MlflowClient(state_of(logged)["tracking_uri"])
     experiment = client.create_experiment("sweep")
