@@ -94,7 +94,7 @@ def print_repair(damage: DamagedFile) -> None:
 
 def print_waiting(title: str) -> None:
     """Print a line for something that another run is making."""
-    text = f"[yellow]waiting:[/] {escape(title)}: another run is making this"
+    text = f"{escape(title)}: another run is making this, waiting"
     console.print(text, highlight=False, soft_wrap=True)
 
 

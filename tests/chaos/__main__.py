@@ -57,6 +57,9 @@ LESS = ("num_buckets=1", "stages.ris_joint.num_epochs=2")
 """Overrides for a run with fewer files."""
 
 KILLS_IN_A_STORE = 5
+VICTIMS = ("writer", "writer", "driver", "raylet", "everyone")
+"""Who is killed on Ray; the writer is an actor, a worker of a training or the driver."""
+
 LONGEST_DELAY = 0.5
 """The longest time in seconds from the place of a kill to the kill."""
 
@@ -151,7 +154,7 @@ def kill(chaos: Chaos, places: list[str], number: int, *, on_ray: bool = False) 
         kills = [
             {
                 "place": place,
-                "who": _victim(chaos.rng, place) if on_ray else "writer",
+                "who": chaos.rng.choice(VICTIMS) if on_ray else "writer",
                 "delay": chaos.rng.choice([0, round(chaos.rng.uniform(0, LONGEST_DELAY), 3)]),
                 "done": str(store.parent / f"done-{i}"),
             }
@@ -163,9 +166,11 @@ def kill(chaos: Chaos, places: list[str], number: int, *, on_ray: bool = False) 
             end = chaos.run(store, {"kills": kills}, on_ray=on_ray)
             fired = [i for i in _done(kills) if i not in before]
             told = differences(store, chaos.expected, finished=end.code == 0)
-            if end.hung or not fired and (fault := end.fault([0])) and (told := [*told, fault]):
-                told.append(end.output[-2000:])
-            faults[fired[-1] if fired else before[-1] if before else 0] += told
+            if end.hung or not fired:  # nobody was killed: it must end well
+                told += [fault] if (fault := end.fault([0])) else []
+            if end.code == 0:
+                told += [f"{name} is left" for name in leftovers(store)]
+            faults[(fired or before or [0])[-1]] += told
             if end.code == 0:
                 break
         else:
@@ -203,10 +208,6 @@ def _drawn(rng: random.Random, places: list[str], number: int) -> list[str]:
     return drawn + rng.sample(others, max(0, number - len(drawn)))
 
 
-def _victim(rng: random.Random, place: str) -> str:
-    return rng.choice(["writer", "writer", "driver", "raylet", "everyone"])
-
-
 # ---------------------------------------------------------------- two runs
 
 
@@ -221,7 +222,7 @@ def pair(chaos: Chaos, *, on_ray: bool = False) -> Row:
         told += differences(store, chaos.expected, finished=True)
         told += leftovers(store) + logged_twice(store)
         names = [("--local", "Ray")[one] for one in (first, second)]
-        waited = sum(end.output.count("waiting: ") for end in ends)
+        waited = sum(end.output.count("another run is making this, waiting") for end in ends)
         row.add(f"{' and '.join(names)}, which waited {waited} times", told)
         shutil.rmtree(store.parent)
     return row

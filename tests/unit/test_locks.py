@@ -56,7 +56,7 @@ def test_waits_for_another_process(
         thread = threading.Thread(target=enter)
         thread.start()
         told = ""
-        while "waiting: a stage: another run is making this" not in told:
+        while "a stage: another run is making this, waiting" not in told:
             told += capfd.readouterr().err.replace("\n", " ")
         assert not entered.is_set()
         if dies:
