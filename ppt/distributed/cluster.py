@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ import ray
 import ray.data
 
 from ppt.config import ConfigError, Resources
-from ppt.distributed.ray_private import get_num_cpus
+from ppt.distributed.ray_private import Node, get_num_cpus
 
 STARTS = 3
 """The number of attempts to start Ray."""
@@ -48,11 +49,20 @@ def _start(dashboard: bool) -> None:
             ray.shutdown()
             if "timed out during startup" not in str(error):
                 raise
+            _end_processes(error)
             reason = " ".join(str(error).split())
     raise ConfigError(
         f"Ray did not start in {STARTS} attempts ({reason}): run the command again when this "
         "machine is less busy, or add --local to run without Ray"
     )
+
+
+def _end_processes(error: Exception) -> None:
+    """End the processes of the node that has raised `error` as it started."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(node := frame.f_locals.get("self"), Node):
+            node.kill_all_processes(check_alive=False)
+            return
 
 
 def check_fits(resources: Resources) -> None:

@@ -118,7 +118,11 @@ class Chaos:
 
     def run(self, store: Path, plan: dict, *command: str, on_ray: bool = False) -> Attempt:
         """Run a command, by default `ppt train`, in a store."""
-        return self.start(store, plan, *command, on_ray=on_ray)()
+        for _ in range(3):
+            end = self.start(store, plan, *command, on_ray=on_ray)()
+            if "Ray did not start" not in end.output:  # this machine is too busy for it
+                break
+        return end
 
     def undisturbed(self, *, on_ray: bool = False) -> tuple[Path, list[str]]:
         """Run the curriculum to its end. Returns its store and the places of its writes."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -64,3 +68,27 @@ def test_ray_that_does_not_start_in_time_is_tried_again(monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match="^no$"), connected(Resources()):
         pass
     assert answers == []
+
+
+def test_what_did_not_start_in_time_is_ended() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        process.submit(_what_did_not_start_in_time_is_ended).result()
+
+
+def _what_did_not_start_in_time_is_ended() -> None:
+    """Ray starts its processes, never finds its node, and its clock runs fast."""
+    seconds = itertools.count(step=20)
+
+    def get_node(*_: object) -> None:
+        raise RuntimeError("no node yet")
+
+    os.environ.pop("RAY_ADDRESS", None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ray._private.services.get_node", get_node)
+        clock = SimpleNamespace(monotonic=lambda: next(seconds), sleep=time.sleep, time=time.time)
+        patch.setattr("ray._private.node.time", clock)
+        patch.setattr("ppt.distributed.cluster.STARTS", 1)
+        with pytest.raises(ConfigError, match="^Ray did not start"), connected(Resources()):
+            pass
+    names = [process.name() for process in psutil.Process().children(recursive=True)]
+    assert not {"raylet", "gcs_server"} & set(names), names
