@@ -65,13 +65,14 @@ def test_when_the_maker_dies_another_takes_over(quick_leases: None, tmp_path: Pa
 
 
 ELSEWHERE = """
-import logging, sys
-import ray
+import sys
+from ppt.config import Resources
 from ppt.distributed.claims import claim
+from ppt.distributed.cluster import connected
 from ppt.store.nodes import Store
-ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level=logging.ERROR)
 node = Store(sys.argv[1]).node("checkpoints", {})
-with claim(node, "a stage") as ours:
+few = Resources(num_actors=1, cpus_per_actor=0.1, cpus_per_worker=0.1, cpus_per_reader=0.1)
+with connected(few), claim(node, "a stage") as ours:
     print("ours" if ours else "found", flush=True)
     sys.stdin.readline()
     node.write_manifest(made="elsewhere")
@@ -85,6 +86,7 @@ def test_a_run_on_another_ray_is_waited_for(
     node = Store(str(tmp_path)).node("checkpoints", {})
     other = subprocess.Popen(
         [sys.executable, "-c", ELSEWHERE, str(tmp_path)],
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
