@@ -411,6 +411,8 @@ def quiet_client(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It logs a traceback for each error of the database, which is told in a line here.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     if not uri.startswith("sqlite:///"):
         return MlflowClient(uri)
     path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
