@@ -21,7 +21,7 @@ from ppt.store.checkpoint_files import METADATA
 from ppt.store.checksums import CHECKSUMS, check_folder
 from ppt.store.nodes import Node, Store, digest_of
 
-VERSION = 2
+VERSION = 3
 """The version of the training code, which is part of the digest of every checkpoint.
 
 Raise it when the result of training changes, for example because of the losses, the matching, the
