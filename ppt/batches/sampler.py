@@ -145,6 +145,10 @@ class Plan:
         ]
         return pa.Table.from_arrays([pa.array(column) for column in columns], schema=PLAN)
 
+    def rng(self, epoch: int, iteration: int, rank: int) -> np.random.Generator:
+        """Return what draws at random within a worker's share of an iteration."""
+        return np.random.default_rng([self._entropy, epoch, iteration, rank])
+
     def _shuffled(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the groups of an epoch in random order.
 
