@@ -230,6 +230,6 @@ def _mean_over_workers(count: int, device: torch.device) -> Tensor | int:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return max(count, 1)
-    total = torch.tensor(float(count), device=device)
+    total = torch.full((), float(count), device=device)
     dist.all_reduce(total)
     return (total / dist.get_world_size()).clamp(min=1)
