@@ -43,7 +43,7 @@ def gather_pictures(rows: Sequence[PictureRow]) -> Batch:
         (mapped(row.features, row.bucket), row_of(row.features, row.bucket, "picture")[row.picture])
         for row in rows
     ]
-    features = {name: _feature(places, name) for name in _features_of(places[0][0])}
+    features = {name: _feature(places, name) for name in features_of(places[0][0])}
     sizes = [[table[side][i].as_py() for side in ("height", "width")] for table, i in places]
     texts = [(row.words, text) for row in rows for text in row.texts]
     words = [lookup_rows(node, text, "word_features") for node, text in texts]
@@ -69,7 +69,7 @@ def gather_pictures(rows: Sequence[PictureRow]) -> Batch:
     )
 
 
-def _features_of(table: pa.Table) -> list[str]:
+def features_of(table: pa.Table) -> list[str]:
     """Return the features that the model uses: surgery tokens serve pseudo labels only."""
     return [f.name for f in table.schema if is_tensor(f) and f.name != "surgery_tokens"]
 
@@ -146,6 +146,11 @@ class StageReader:
             rng = self.plan.rng(epoch, iteration, rank)
             yield self._gather(plan.slice(start, stop - start), rng)
 
+    def labels(self, table: int, bucket: int) -> LabelRows:
+        """Return the labels of a bucket of one of the tables."""
+        of = self.tables[table]
+        return labels_of(of.labels, of.table, bucket)
+
     def _gather(self, plan: pa.Table, rng: np.random.Generator) -> Batch:
         """Read the pictures, expressions and targets that rows of a plan (`PLAN`) name."""
         pictures: list[PictureRow] = []
@@ -153,7 +158,7 @@ class StageReader:
         columns = (plan[name].to_pylist() for name in ("table", "bucket", "rows"))
         for number, bucket, rows in zip(*columns, strict=True):
             of = self.tables[number]
-            labels = labels_of(of.labels, of.table, bucket)
+            labels = self.labels(number, bucket)
             ids, texts = [labels.expression_ids[r] for r in rows], [labels.texts[r] for r in rows]
             picture = labels.pictures[rows[0]]
             pictures.append(PictureRow(of.features, of.words, bucket, picture, ids, texts))

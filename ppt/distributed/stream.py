@@ -36,8 +36,8 @@ Each task is a process with torch in its memory. It stays some blocks ahead of t
 lets it rest when these are not taken.
 """
 
-TASKS_AN_EPOCH = 8
-"""The most tasks among which the iterations of an epoch are divided.
+TASKS_AN_EPOCH, ITERATIONS_A_TASK = 8, 32
+"""The most tasks among which an epoch is divided, and the fewest iterations that one of them reads.
 
 What a lost reader has read of its part is read again, and each task costs some milliseconds.
 """
@@ -94,7 +94,7 @@ def stream_epochs(
     context.custom_execution_callback_classes = [Pause]
     context.target_max_block_size = BLOCK_BYTES
     num_iterations = reader.plan.num_iterations
-    step = -(-num_iterations // TASKS_AN_EPOCH)
+    step = max(-(-num_iterations // TASKS_AN_EPOCH), ITERATIONS_A_TASK)
     parts = [(epoch, start) for epoch in epochs for start in range(0, num_iterations, step)]
     # `from_arrow` would reserve a whole CPU for each block, but the training holds the CPUs.
     dataset = ray.data.from_blocks(

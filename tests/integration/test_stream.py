@@ -8,6 +8,7 @@ from stored_tables import blob, label, reader, stored
 
 from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader
+from ppt.distributed import stream
 from ppt.distributed.stream import from_row, stream_epochs, to_row
 
 SIZE = (40, 64)
@@ -46,7 +47,10 @@ def test_a_row_holds_the_batch_itself(stage_reader: StageReader) -> None:
         assert a.data_ptr() == b.data_ptr()
 
 
-def test_streamed_batches_are_the_readers(cluster: None, stage_reader: StageReader) -> None:
+def test_streamed_batches_are_the_readers(
+    cluster: None, stage_reader: StageReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "ITERATIONS_A_TASK", 4)  # several tasks an epoch
     for rank in range(2):
         streams = stream_epochs(
             stage_reader, epochs=range(2, 4), rank=rank, world_size=2, cpus_per_reader=0.1
