@@ -45,6 +45,13 @@ class Batch:
     word_features: Tensor  # [B, T, Dt], 0 beyond the end of a text
     word_mask: Tensor  # [B, T] bool, True = a real token
     targets: Targets | None  # None at inference
+    similarity: Tensor | None = None  # [B, L] of CLIP Surgery; None where no evidence is asked for
+
+    @property
+    def extent(self) -> Tensor:
+        """The share (x, y) of the padded square that each expression's picture fills, [B, 2]."""
+        sizes = self.sizes[self.picture_index].flip(-1).float()  # (width, height)
+        return sizes / sizes.amax(-1, keepdim=True)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the same batch with every tensor changed by a function."""
@@ -60,6 +67,7 @@ class Batch:
             word_features=change(self.word_features),
             word_mask=change(self.word_mask),
             targets=targets,
+            similarity=None if self.similarity is None else change(self.similarity),
         )
 
     def to(self, device: torch.device | str) -> Batch:

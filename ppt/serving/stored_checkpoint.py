@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ppt.config import ConfigError, Model
+from ppt.models.confidence import Calibration
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST
 from ppt.store.checksums import check_files, unseal
 
@@ -24,6 +25,7 @@ class StoredCheckpoint:
     digest: str
     model: Model
     encoders: dict[str, str] = field(hash=False)  # fingerprints of `clip` and `sam` in training
+    calibration: Calibration | None = None  # of its scores; None if the run is not known
 
 
 def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoint:
@@ -36,11 +38,11 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
     Raises:
         ConfigError: if there is no such checkpoint; the message says what is missing.
     """
-    folder = Path(run).expanduser().absolute()
+    folder, calibration = Path(run).expanduser().absolute(), None
     if not folder.is_dir():
         raise ConfigError(f"checkpoint: {str(run)!r} is no folder{_runs_in(folder.parent)}")
     if (folder / SUMMARY).exists():
-        folder = _of_run(folder, stage)
+        folder, calibration = _of_run(folder, stage)
     elif stage is not None:
         raise ConfigError(f"stage {stage!r} can be chosen in a run's folder, not in {str(run)!r}")
     missing = [name for name in (GENERATOR, MANIFEST) if not (folder / name).exists()]
@@ -59,6 +61,7 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
             manifest["digest"],
             Model.model_validate(manifest["model"]),
             manifest["made_from"]["spec"]["encoders"],
+            calibration,
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise ConfigError(
@@ -90,8 +93,10 @@ def with_weights(
     return replace(checkpoint, model=model.model_copy(update=parts))
 
 
-def _of_run(run: Path, stage: str | None) -> Path:
-    """Return the folder of a stage's checkpoint; for a stage with rounds, that of the last round.
+def _of_run(run: Path, stage: str | None) -> tuple[Path, Calibration | None]:
+    """Return the folder of a stage's checkpoint and the calibration of its scores.
+
+    For a stage with rounds they are those of the last round.
 
     Without `stage`, it is the run's chosen stage. Older summaries name none, so that the last stage
     is taken.
@@ -104,7 +109,12 @@ def _of_run(run: Path, stage: str | None) -> Path:
     if not fits:
         trained = ", ".join(names) or "no stage"
         raise ConfigError(f"stage: {str(run)!r} has trained {trained}, got {stage!r}")
-    return run.parent / "store" / "checkpoints" / summary["digests"][f"checkpoints.{fits[-1]}"]
+    name = fits[-1]
+    (calibration,) = [row.get("calibration") for row in summary["stages"] if row["name"] == name]
+    return (
+        run.parent / "store" / "checkpoints" / summary["digests"][f"checkpoints.{name}"],
+        Calibration(tuple(calibration["weights"]), calibration["bias"]) if calibration else None,
+    )
 
 
 def _runs_in(folder: Path) -> str:
