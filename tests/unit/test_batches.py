@@ -140,7 +140,7 @@ def test_point_labels_say_what_is_under_the_point(mask, size, seed):
     np.testing.assert_allclose(box[0] * np.tile(size[::-1], 2), [x0, y0, x1, y1], rtol=1e-6)
     rng = np.random.default_rng(seed)
     points, labels = draw_points(packed, box, np.array([size]), 50, rng)
-    low_res = unpack(torch.from_numpy(packed)).numpy()[0]
+    low_res = unpack(torch.from_numpy(packed.copy())).numpy()[0]
     columns, rows = (points[0] * size[::-1] / max(size) * 16).astype(int).clip(0, 15).T
     assert (labels[0] == low_res[rows, columns])[1:].all() and labels.any()
     assert (points[0] >= box[0, :2] - 1e-6).all() and (points[0] <= box[0, 2:] + 1e-6).all()
