@@ -8,6 +8,7 @@ import typer
 
 from jobs import (
     ablate,
+    benchmark,
     doctor,
     encode,
     evaluate,
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict.main,
     "doctor": doctor.main,
     "verify": verify.main,
+    "benchmark": benchmark.main,
 }
 """The function of each command, in the order in which `ppt --help` lists them."""
 

@@ -136,7 +136,9 @@ def label_referring(runner: Runner, record: RunRecord, name: DataName, shown: st
 def synthesise(runner: Runner, record: RunRecord) -> None:
     """Make D_ref: its pictures, expressions and labels, and then its features."""
     d_sem, d_ref = record.data["object_centric"], record.data["d_ref"]
-    made = Synthesise(d_sem.samples, d_sem.labels, record.curriculum.synthesis)
+    made = Synthesise(
+        d_sem.samples, d_sem.labels, record.curriculum.model.sam, record.curriculum.synthesis
+    )
     d_ref.samples = d_ref.labels = runner.run(made)
     encode(runner, record, ["d_ref"])
 

@@ -126,16 +126,16 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     if monitor:
         ray.get(monitor.restart.remote(worker.history, worker.num_iterations))
     streams = stream_epochs(
-        worker.plan,
-        stage.tables,
+        stage.reader(worker.plan),
         epochs=worker.epochs_left,
         rank=rank,
         world_size=world_size,
         cpus_per_reader=stage.resources.cpus_per_reader,
+        pin=worker.device.type == "cuda",
     )
-    for epoch, tables in zip(worker.epochs_left, streams, strict=True):
+    for epoch, batches in zip(worker.epochs_left, streams, strict=True):
         losses = worker.train_epoch(
-            epoch, tables, rank=rank, on_iteration=monitor.advance.remote if monitor else None
+            epoch, batches, on_iteration=monitor.advance.remote if monitor else None
         )
         if rank == 0:
             log_epoch(config["node"], epoch)

@@ -15,11 +15,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import torch
 
-from ppt.batches.gather import gather
 from ppt.config import ConfigError, Resources
 from ppt.models.loaded import default_device, use_device
 from ppt.steps.progress import prepare_folder, print_epoch, print_waiting, progress_bar
@@ -89,16 +86,13 @@ class LocalRunner:
         worker = build_worker(stage, self.device, saved[-1] if saved else None)
         for metrics in worker.history:
             on_epoch(metrics)
+        reader = stage.reader(worker.plan)
         total = stage.stage.num_epochs * worker.plan.num_iterations
         with progress_bar(stage.title, total, "iterations") as advance:
             advance(worker.num_iterations)
             for epoch in worker.epochs_left:
-                tables = _iterations(worker.plan.epoch(epoch, rank=0, world_size=1))
-                losses = worker.train_epoch(
-                    epoch,
-                    (gather(table, stage.tables) for table in tables),
-                    on_iteration=lambda: advance(1),
-                )
+                batches = reader.batches(epoch, rank=0, world_size=1)
+                losses = worker.train_epoch(epoch, batches, on_iteration=lambda: advance(1))
                 self._save(worker, folder, epoch)
                 log_epoch(node, epoch)
                 print_epoch(stage.title, epoch, losses["loss"])
@@ -116,14 +110,6 @@ class LocalRunner:
             Path(temporary, "checkpoint").rename(folder / f"epoch-{epoch:04d}")
         for old in before:
             shutil.rmtree(old)
-
-
-def _iterations(plan: pa.Table) -> Iterator[pa.Table]:
-    """Yield the rows of an epoch's plan, iteration by iteration."""
-    numbers = plan["iteration"].to_numpy()
-    bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
-        yield plan.slice(start, stop - start)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ from ppt.store.checksums import (
 from ppt.store.disk import replacing
 from ppt.store.schema import FORMAT_VERSION
 
-DATA, QUARANTINE, LABELS = "data", "quarantine", "labels"
+DATA, QUARANTINE, LABELS, TARGETS = "data", "quarantine", "labels", "targets"
 """The names of the tables inside a node."""
 
 _MANIFEST = "manifest.json"
@@ -298,8 +298,9 @@ class Node:
         """Write the tables of a bucket and then its receipt, which makes the bucket complete."""
         files, checksums = {}, {}
         for name, table in output.tables.items():
-            # Features are read row by row through memory maps, which needs Arrow files.
-            extension = "arrow" if self.kind in ("features", "words", "phrases") else "parquet"
+            # What is read row by row through memory maps needs Arrow files.
+            by_row = self.kind in ("features", "words", "phrases") or name == TARGETS
+            extension = "arrow" if by_row else "parquet"
             files[name] = f"{name}-{bucket:05d}.{extension}"
             data = _serialise(table, extension)
             checksums[files[name]] = self.write_bytes(files[name], data)
@@ -385,7 +386,8 @@ class Node:
         Args:
             bucket: the number of the bucket.
             table: the name of the table.
-            columns: the names of the columns to read, by default all.
+            columns: the names of the columns to read, by default all; of a nested column in a
+                Parquet file also a part, as in `candidates.list.element.is_referent`.
 
         Raises:
             DamagedFile: the file is missing or is not as it was written.
@@ -399,7 +401,7 @@ class Node:
                 mapped = pa.ipc.open_file(pa.memory_map(path)).read_all()
                 return mapped.select(wanted) if wanted else mapped
             with self._open(name, expected, bucket) as file:
-                return pq.read_table(file, columns=wanted)
+                return pq.ParquetFile(file).read(columns=wanted)
         except OSError as error:
             raise self.damaged(name, cannot_read(error), bucket) from error
         except pa.ArrowException as error:  # a file without a checksum
