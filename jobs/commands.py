@@ -11,11 +11,13 @@ from jobs import (
     doctor,
     encode,
     evaluate,
+    gc,
     label,
     predict,
     prepare,
     report,
     select,
+    show,
     sweep,
     train,
     verify,
@@ -34,6 +36,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict.main,
     "doctor": doctor.main,
     "verify": verify.main,
+    "show": show.main,
+    "gc": gc.main,
 }
 """The function of each command, in the order in which `ppt --help` lists them."""
 

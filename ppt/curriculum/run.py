@@ -38,6 +38,7 @@ from ppt.curriculum.stages import (
 from ppt.report import write_report
 from ppt.report.gallery import stage_panels
 from ppt.steps.runner import COMMANDS, Again, OnlyComplete, Repairing, Runner
+from ppt.steps.uses import Noting
 from ppt.store.nodes import Node
 from ppt.tracking.folder import RunFolder
 from ppt.tracking.mlflow_runs import Tracker
@@ -75,7 +76,7 @@ def run_curriculum(
         ConfigError: if the curriculum cannot be run as it is.
     """
     check_inputs(curriculum)
-    anew, runner = isinstance(runner, Again), Repairing(runner)
+    anew, runner = isinstance(runner, Again), Noting(Repairing(runner), curriculum.name)
     folder = RunFolder(runner.store, curriculum.name)
     record = RunRecord(curriculum, folder.path)
     if until != "train":

@@ -1,0 +1,94 @@
+"""Makes the inputs of every kind, has each tried, and keeps those that fail."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hypothesis
+
+from fuzz.cases import Input, Outcome
+from fuzz.child import Child, Tried
+from fuzz.kinds import KINDS
+
+
+@dataclass
+class Tally:
+    """What came of the inputs of one kind."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[Path, str]] = field(default_factory=list)  # kept folder, reason
+
+    def numbers(self, outcomes: Sequence[Outcome]) -> list[int]:
+        """How many inputs were tried, how many had each outcome, and how many failed."""
+        return [
+            self.outcomes.total(),
+            *(self.outcomes[outcome] for outcome in outcomes),
+            len(self.failures),
+        ]
+
+
+def fuzz(
+    count: int, seed: int, kinds: Sequence[str], run: Path, work: Path, kept: Path
+) -> dict[str, Tally]:
+    """Try at least `count` inputs, shared among the kinds.
+
+    Args:
+        count: how many inputs.
+        seed: the same seed, count and versions of the libraries make the same inputs.
+        kinds: the names of the kinds.
+        run: the folder of a finished run.
+        work: a folder in which the inputs are written and removed again.
+        kept: the folder into which inputs that fail are moved.
+    """
+    shares = {kind: KINDS[kind].share for kind in kinds}
+    child = Child(run)
+    tallies = {}
+    for kind, share in shares.items():
+        number = max(1, -int(-count * share // sum(shares.values())))
+        tallies[kind] = _fuzz_kind(kind, number, seed, child, run, work, kept)
+    child.close()
+    return tallies
+
+
+def _fuzz_kind(
+    kind: str, number: int, seed: int, child: Child, run: Path, work: Path, kept: Path
+) -> Tally:
+    tally = Tally()
+
+    @hypothesis.seed(zlib.crc32(f"{seed} {kind}".encode()))
+    @hypothesis.settings(
+        max_examples=number,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(KINDS[kind].make(run))
+    def one(given: Input) -> None:
+        folder = work / f"{kind}-{tally.outcomes.total():04d}"
+        given.write(folder)
+        tried = child.try_one(kind, folder)
+        tally.outcomes[tried.outcome] += 1
+        if tried.outcome == "failed":
+            tally.failures.append((_keep(given, kept / folder.name, seed, tried), tried.told))
+        shutil.rmtree(folder)
+
+    one()
+    return tally
+
+
+def _keep(given: Input, folder: Path, seed: int, tried: Tried) -> Path:
+    """Write an input that failed into a folder where it stays, with how to repeat it."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    given.write(folder)
+    (folder / "FAILED.txt").write_text(
+        f"seed {seed}; to try it again, from the project's root:\n"
+        f"  PYTHONPATH=tests .venv/bin/python -m fuzz --again {folder}\n\n{tried.told}\n"
+    )
+    return folder
