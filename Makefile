@@ -2,13 +2,16 @@
 # make demo      the whole curriculum on the embedded world, and its report
 # make test      all tests, on a real local Ray
 # make test-unit the tests that need no Ray
+# make fuzz      generated and damaged inputs for everything that is read (COUNT, SEED)
 # make lint      ruff and the type checker
 # make pretrain  the weights of the embedded world again (long)
 
 PYTHON ?= python3
 BIN := .venv/bin
+COUNT ?= 1200
+SEED ?= 0
 
-.PHONY: install demo test test-unit lint pretrain clean
+.PHONY: install demo test test-unit fuzz lint pretrain clean
 
 install: .venv/installed
 
@@ -25,6 +28,9 @@ test: test-unit
 
 test-unit: install
 	$(BIN)/pytest tests/unit --numprocesses auto --dist loadfile
+
+fuzz: install
+	PYTHONPATH=tests $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED)
 
 lint: install
 	$(BIN)/ruff check .

@@ -52,8 +52,15 @@ def one_line(text: str) -> str:
     Line breaks, other control characters and halves of surrogate pairs are escaped, so that names
     and texts from data cannot steer a terminal. Of a long text the middle is left out.
     """
-    if len(text) > MAX_LENGTH:
-        text = f"{text[: MAX_LENGTH // 2]} ... {text[5 - MAX_LENGTH // 2 :]}"
-    return "".join(
-        repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text
+    escaped = "".join(
+        repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c
+        for c in _shortened(text)
     )
+    return _shortened(escaped)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MAX_LENGTH:
+        return text
+    half = MAX_LENGTH // 2
+    return f"{text[:half]} ... {text[5 - half :]}"

@@ -56,8 +56,8 @@ def _image_folders(draw: DrawFn) -> Input:
     for _ in range(draw(st.integers(0, 6))):
         name, suffix = draw(_names), draw(st.sampled_from([*sorted(SUFFIXES), ".JPG", ".txt", ""]))
         files[f"root/{base}{draw(_names)}/{name}{suffix}"] = draw(_contents)
-    if draw(st.booleans()):
-        files["root/LOC_synset_mapping.txt"] = draw(_mappings)
+    if draw(st.integers(0, 4)):
+        files["root/LOC_synset_mapping.txt"] = draw(st.just(_MAPPING) | _mappings)
     return Input(files, {"base": base})
 
 
