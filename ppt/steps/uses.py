@@ -11,9 +11,8 @@ from collections.abc import Callable
 from ppt.steps.runner import Runner
 from ppt.steps.step import Step
 from ppt.store.nodes import Node, Store
+from ppt.tracking.folder import USES
 from ppt.training.stage import EpochMetrics, StageTraining
-
-USES = "uses"
 
 
 class Noting:

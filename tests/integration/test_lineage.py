@@ -15,8 +15,9 @@ from jobs.cli import app
 from ppt.config import Curriculum
 from ppt.curriculum.finished import evaluate_curriculum
 from ppt.serving.predictor import Predictor
-from ppt.steps.uses import USES, uses_of
+from ppt.steps.uses import uses_of
 from ppt.store.nodes import BucketOutput, Count, Node, Store
+from ppt.tracking.folder import USES
 from ppt.tracking.record import RunRecord
 
 
@@ -194,3 +195,21 @@ def test_gc_removes_nothing_where_it_cannot_know(curriculum: Curriculum, tmp_pat
     shutil.rmtree(home / "tiny")
     refused("no run in")
     assert ppt("gc", str(tmp_path / "nowhere"))[0] == 2
+
+
+def test_a_store_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.common.FILE_WIDTH", 500)
+    url = "memory://ppt-lineage"
+    store = Store(url)
+    used = written(store.node("samples", {"seed": 1}, buckets=1))
+    child = written(store.node("labels", {}, {"samples": used}, buckets=1))
+    other = written(store.node("labels", {"of": "nobody"}, {"samples": used}, buckets=1))
+    for node in (used, child, other):
+        node.write_manifest()
+    store.fs.pipe_file(f"{store.path}/run/{USES}/{child.digest}", b"labels")
+    code, told, _ = ppt("show", child.digest, "--store", url)
+    assert (code, f"samples: samples {used.digest}" in told) == (0, True)
+    code, _, told = ppt("gc", url, "--delete")
+    assert (code, told.count("removed: "), other.digest in told) == (0, 1, True)
+    assert child.is_complete() and used.is_complete() and not other.sizes()
+    store.fs.rm(store.path, recursive=True)
