@@ -6,12 +6,12 @@ It needs what it names or has noted, and all that this was made from.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from ppt.config import ConfigError
 from ppt.doctor.lineage import kinds_of
 from ppt.steps.uses import uses_of
+from ppt.store.checksums import unseal
 from ppt.store.nodes import Node, Store
 from ppt.training.stage import LOCAL_TRAIN, RAY_TRAIN
 
@@ -80,11 +80,12 @@ def _used_by(store: Store, name: str) -> set[str]:
     if not store.fs.exists(path):
         return noted
     try:
-        digests = json.loads(store.fs.cat_file(path)).get("digests", {}).values()
-        return noted | {str(digest) for digest in digests}
-    except (ValueError, AttributeError, RecursionError):
+        digests = unseal(store.fs.cat_file(path)).get("digests", {})
+        return noted | {str(digest) for digest in digests.values()}
+    except (ValueError, AttributeError) as error:
+        told = "is damaged" if isinstance(error, AttributeError) else error
         raise ConfigError(
-            f"{path} is damaged, so what the run {name!r} needs is not known: write it again with "
+            f"{path} {told}. What the run {name!r} needs is not known: write it again with "
             "`ppt report`, or remove the run's folder"
         ) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,15 +95,23 @@ def _of_run(run: Path, stage: str | None) -> Path:
     Without `stage`, it is the run's chosen stage. Older summaries name none, so that the last stage
     is taken.
     """
-    summary = json.loads((run / SUMMARY).read_text())
-    if stage is None and (chosen := summary.get("chosen")):
-        stage = chosen["stage"]
-    names = [row["name"] for row in summary["stages"]]
+    try:
+        summary = unseal((run / SUMMARY).read_bytes())
+        if stage is None and (chosen := summary.get("chosen")):
+            stage = chosen["stage"]
+        names = [str(row["name"]) for row in summary["stages"]]
+        digests = {name: str(summary["digests"][f"checkpoints.{name}"]) for name in names}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        told = str(error) if type(error) in (OSError, ValueError) else "is damaged"
+        raise ConfigError(
+            f"checkpoint: {run / SUMMARY} {told}: run `ppt report` with the run's curriculum and "
+            "overrides, which writes it again"
+        ) from None
     fits = [n for n in names if stage is None or stage in (n, n.rpartition(".")[0])]
     if not fits:
         trained = ", ".join(names) or "no stage"
         raise ConfigError(f"stage: {str(run)!r} has trained {trained}, got {stage!r}")
-    return run.parent / "store" / "checkpoints" / summary["digests"][f"checkpoints.{fits[-1]}"]
+    return run.parent / "store" / "checkpoints" / digests[fits[-1]]
 
 
 def _runs_in(folder: Path) -> str:
