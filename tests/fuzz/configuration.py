@@ -16,6 +16,7 @@ from hypothesis.strategies import DrawFn
 from fuzz.cases import Content, Input, Kind, Link, Outcome, Pipe, clear, told
 from fuzz.mutate import changed, containers, mutated, odd, places, plain, texts
 from ppt.config import ConfigError, Curriculum, load_curriculum, parse_curriculum
+from ppt.experiments.sweep import curriculum_of, load_sweep, trials_of
 
 
 @functools.cache
@@ -37,7 +38,7 @@ _usual = st.sampled_from(
 
 def _dumped(tree: Any) -> bytes:
     try:
-        return yaml.safe_dump(tree, allow_unicode=True).encode(errors="surrogatepass")
+        return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False).encode(errors="surrogatepass")
     except (yaml.YAMLError, ValueError):
         return repr(tree).encode(errors="surrogatepass")
 
@@ -216,7 +217,50 @@ def _check_overrides(folder: Path, about: Mapping[str, Any], run: Path) -> Outco
     return "right"
 
 
+# ---------------------------------------------------------------- sweeps
+
+
+@functools.cache
+def _sweep() -> dict[str, Any]:
+    tree = yaml.safe_load((ROOT / "curricula/sweeps/stages_and_queries.yaml").read_bytes())
+    ranges = {
+        "training.learning_rate": {"min": 1e-4, "max": 1e-2, "log": True},
+        "stages.ris_joint.num_epochs": {"min": 1, "max": 3},
+    }
+    return {**tree, "curriculum": str(QUICKSTART), "search": "random", "space": ranges}
+
+
+@st.composite
+def _sweeps(draw: DrawFn) -> Input:
+    whole = _sweep()
+    if draw(st.booleans()):
+        whole = {**whole, "search": "grid", "space": {"seed": [1, 2], "num_buckets": [3]}}
+    content = draw(
+        st.one_of(
+            changed(whole, _usual, most=1).map(_dumped),
+            changed(whole, plain, most=2).map(_dumped),
+            changed(whole, odd, most=2).map(_dumped),
+            mutated([_dumped(whole)]),
+            _bombs(),
+        )
+    )
+    return Input({"s.yaml": content})
+
+
+def _check_sweep(folder: Path, about: Mapping[str, Any], run: Path) -> Outcome:
+    try:
+        sweep = load_sweep(folder / "s.yaml")
+        for number, values in enumerate(trials_of(sweep)[:3]):
+            curriculum = curriculum_of(sweep, f"{number:02d}", values)
+            _is_stable(curriculum)
+            assert curriculum.name == f"{sweep.name}.{number:02d}"
+    except ConfigError as error:
+        return told(error)
+    return "right"
+
+
 KINDS = {
+    "sweep": Kind(lambda run: _sweeps(), _check_sweep, 0.7),
     "curriculum": Kind(lambda run: _curricula(), _check_curriculum, 2),
     "overrides": Kind(lambda run: _overrides(), _check_overrides, 1.5),
 }

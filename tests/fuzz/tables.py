@@ -106,6 +106,8 @@ def _tables(draw: DrawFn) -> Input:
             other = [b"", Pipe(), Folder(), Link("/dev/zero"), Link(name.rpartition("/")[2])]
             files[name] = draw(mutated([files[name]]) | st.sampled_from(other))  # type: ignore[list-item]
             whole = set()
+    if draw(st.integers(0, 15)) == 0:
+        form, lines = draw(st.sampled_from(["parquet", "json", "ndjson", "CSV", "txt"])), None
     texts_of_whole = [text_of(i) for i in whole]
     return Input(
         {**files, f"table.{form}": data},
