@@ -47,7 +47,7 @@ def kinds_of(store: Store) -> dict[str, str]:
     """Return the kind of each node of a store by its digest. Raises ConfigError without a store."""
     store.fs.invalidate_cache()
     root = f"{store.path}/store"
-    if not store.fs.isdir(root):
+    if not store.check():
         raise ConfigError(f"no store at {store.root!r}: give the `store` of a curriculum")
     return {
         _name(folder): _name(kind)

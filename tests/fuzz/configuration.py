@@ -38,7 +38,9 @@ _usual = st.sampled_from(
 
 def _dumped(tree: Any) -> bytes:
     try:
-        return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False).encode(errors="surrogatepass")
+        return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False).encode(
+            errors="surrogatepass"
+        )
     except (yaml.YAMLError, ValueError):
         return repr(tree).encode(errors="surrogatepass")
 

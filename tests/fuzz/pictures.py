@@ -31,6 +31,9 @@ from ppt.images.pictures import (
 )
 from ppt.models.build import build_image_text_encoder, build_segmenter
 
+_EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n0 0 moveto\n"
+"""A program for Ghostscript, to which Pillow would give it."""
+
 
 @functools.cache
 def _bases() -> tuple[bytes, ...]:
@@ -52,7 +55,7 @@ def _bases() -> tuple[bytes, ...]:
     found.append(encoded(small, "JPEG", progressive=True))
     found.append(encoded(small, "GIF", save_all=True, append_images=[small.rotate(90)]))
     found.append(encoded(small, "PNG", save_all=True, append_images=[small.rotate(90)]))
-    return (*found, *photos())
+    return (*found, _EPS, *photos())
 
 
 @st.composite

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common import QUICKSTART
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from fuzz.cases import Input, Kind, Outcome, ppt, told
 from fuzz.mutate import mutated, texts
-from ppt.config import ConfigError
+from ppt.config import ConfigError, load_curriculum
 from ppt.serving.predictor import Predictor
 from ppt.serving.stored_checkpoint import open_checkpoint
 from ppt.steps.runner import forget_read
@@ -106,4 +107,38 @@ def _check(folder: Path, about: Mapping[str, Any], run: Path) -> Outcome:
     raise AssertionError("other content is read")
 
 
-KINDS = {"store": Kind(_damages, _check, 2)}
+# ---------------------------------------------------------------- places of stores
+
+_SCHEMES = ("", "file://", "memory://", "foo://", "s3://", "gs://", "zip://", "dir://", "tar://")
+
+
+@st.composite
+def _places(draw: DrawFn) -> Input:
+    place = draw(st.sampled_from(_SCHEMES)) + draw(
+        texts | st.sampled_from(["x", "a/b", "::", "a::b", "x::memory://y", "/dev/null", "/proc/x"])
+    )
+    return Input({"x": b""}, {"place": place})
+
+
+def _check_place(folder: Path, about: Mapping[str, Any], run: Path) -> Outcome:
+    """Look for a store at a place. What is not absolute lies in the input's folder."""
+    place, here = about["place"].replace("\0", ""), os.getcwd()
+    os.environ["HOME"] = str(folder)
+    os.chdir(folder)
+    try:
+        for command in (["verify"], ["gc"], ["show", "ab", "--store"]):
+            result = ppt(*command, *([] if command[-1] == "--store" else ["--"]), place)
+            assert result.exit_code == 2, f"{command}: {result.output}"
+        load_curriculum(QUICKSTART, [f"store={place}"])
+        Store(place).check()
+    except ConfigError as error:
+        return told(error)
+    finally:
+        os.chdir(here)
+    return "right"
+
+
+KINDS = {
+    "store-place": Kind(lambda run: _places(), _check_place, 0.5),
+    "store": Kind(_damages, _check, 2),
+}
