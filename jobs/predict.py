@@ -107,7 +107,7 @@ def _one(predictor: Predictor, picture: Path, texts: list[str], out: Path) -> No
     out.mkdir(parents=True, exist_ok=True)
     for prediction in found:
         overlay = _write(prediction, out, f"{_stem(picture)}-{_slug(prediction.text)}")
-        typer.echo(f"{prediction.text!r}: score {prediction.score:.3f}, {printable(overlay)}")
+        typer.echo(f"{prediction.text!r}: {prediction.verdict}: {printable(overlay)}")
 
 
 def _write(prediction: PicturePrediction, out: Path, name: str) -> Path:

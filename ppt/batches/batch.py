@@ -41,6 +41,13 @@ class Batch:
     word_features: Tensor  # [B, T, Dt]
     word_mask: Tensor  # [B, T] bool, True = a real token
     targets: list[Target] | None  # B; None at inference
+    similarity: Tensor | None = None  # [B, L] of CLIP Surgery; None where no evidence is asked for
+
+    @property
+    def extent(self) -> Tensor:
+        """The share (x, y) of the padded square that each expression's picture fills, [B, 2]."""
+        sizes = self.sizes[self.picture_index].flip(-1).float()  # (width, height)
+        return sizes / sizes.amax(-1, keepdim=True)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on `device`."""
@@ -55,4 +62,5 @@ class Batch:
             word_features=self.word_features.to(device),
             word_mask=self.word_mask.to(device),
             targets=None if self.targets is None else [t.to(device) for t in self.targets],
+            similarity=None if self.similarity is None else self.similarity.to(device),
         )

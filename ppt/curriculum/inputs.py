@@ -89,19 +89,10 @@ def encode(runner: Runner, record: RunRecord, names: Sequence[DataName] = DATA) 
         tables.words = runner.run(EncodeWords.of(expressions, clip, buckets, name))
         if name != "d_ref":
             # The baselines need the whole expressions, and CLIP Surgery needs the empty text.
-            phrases = [*_phrases(c, name, rows), *expressions, ""]
+            labelled = rows if name != "evaluation" else []
+            phrases = [p.text for row in labelled for p in _phrases_of(c, row)]
+            phrases += [*expressions, ""]
             tables.phrases = runner.run(EncodePhrases.of(phrases, clip, buckets, name))
-
-
-def _phrases(curriculum: Curriculum, name: DataName, rows: list[dict]) -> Iterator[str]:
-    """Yield the phrases with which a data set is labelled, if it is labelled at all."""
-    labelled = name in TRAINING_DATA or (
-        name == "validation" and curriculum.model_selection == "pseudo_iou"
-    )
-    if labelled:
-        for row in rows:
-            for phrase in _phrases_of(curriculum, row):
-                yield phrase.text
 
 
 def _phrases_of(curriculum: Curriculum, row: dict) -> Iterator[Phrase]:

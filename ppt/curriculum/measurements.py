@@ -8,11 +8,12 @@ from ppt.curriculum.inputs import label_referring, label_table, published_clip, 
 from ppt.curriculum.stages import TrainedStage
 from ppt.evaluation.protocols import OURS
 from ppt.steps.agree import AgreeWithLabels
+from ppt.steps.calibrate import GatherEvidence, calibration_of, mismatched_scores
 from ppt.steps.encode import EncodeSurgeryTokens
 from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, diagnosis_of, metrics_of
 from ppt.steps.runner import Runner
 from ppt.store.nodes import Node
-from ppt.tracking.record import BaselineRecord, Chosen, RunRecord, StageRecord
+from ppt.tracking.record import BaselineRecord, Chosen, DataName, RunRecord, StageRecord
 
 BASELINES = ("clip_sam_published", "clip_sam_best")
 """The names of the baselines."""
@@ -61,9 +62,12 @@ def measure_stage(runner: Runner, record: RunRecord, trained: TrainedStage) -> S
     """Measure a trained stage on the record's split, and add the result to the record."""
     training, checkpoint = trained.training, trained.checkpoint
     split, model = split_of(record, record.split), record.curriculum.model
+    evidence = _evidence(runner, record, "validation", checkpoint, training.name, labelled=True)
     results = runner.run(
-        EvaluateCheckpoint(split, model, record.protocol, training.name, checkpoint)
+        EvaluateCheckpoint(split, model, record.protocol, training.name, checkpoint, evidence)
     )
+    calibration = calibration_of(evidence)
+    mismatched = _evidence(runner, record, record.split, checkpoint, training.name, labelled=False)
     manifest = checkpoint.manifest()
     stage = StageRecord(
         name=training.name,
@@ -71,7 +75,10 @@ def measure_stage(runner: Runner, record: RunRecord, trained: TrainedStage) -> S
         checkpoint=checkpoint,
         results=results,
         metrics=metrics_of(results),
-        diagnosis=diagnosis_of(results),
+        diagnosis=diagnosis_of(results, mismatched_scores(mismatched, calibration)),
+        evidence=evidence,
+        mismatched=mismatched,
+        calibration=calibration,
         history=manifest["history"],
         num_epochs=training.stage.num_epochs,
         seconds=manifest["seconds"],
@@ -79,6 +86,33 @@ def measure_stage(runner: Runner, record: RunRecord, trained: TrainedStage) -> S
     )
     record.stages.append(stage)
     return stage
+
+
+def _evidence(
+    runner: Runner,
+    record: RunRecord,
+    data: DataName,
+    checkpoint: Node,
+    name: str,
+    *,
+    labelled: bool,
+) -> Node:
+    """Gather the evidence of a stage on sentences of other pictures and, if wanted, on labels."""
+    tables = record.data[data]
+    if labelled and not tables.has("labels"):
+        label_referring(runner, record, data, data)
+    return runner.run(
+        GatherEvidence(
+            tables.samples,
+            tables.features,
+            tables.words,
+            tables.phrases,
+            tables.labels if labelled else None,
+            checkpoint,
+            record.curriculum.model,
+            f"{name} on {data}",
+        )
+    )
 
 
 def choose_model(runner: Runner, record: RunRecord) -> Chosen:
@@ -99,8 +133,8 @@ def _on_validation(runner: Runner, record: RunRecord, stage: StageRecord) -> Nod
     model, name = record.curriculum.model, f"{stage.name} on validation"
     if record.curriculum.model_selection == "truth":
         split = split_of(record, "validation")
-        return runner.run(EvaluateCheckpoint(split, model, OURS, name, stage.checkpoint))
-    if not record.data["validation"].has("labels"):
-        label_referring(runner, record, "validation", "validation")
+        return runner.run(
+            EvaluateCheckpoint(split, model, OURS, name, stage.checkpoint, stage.evidence)
+        )
     labels = label_table(record, "validation")
     return runner.run(AgreeWithLabels(labels, stage.checkpoint, model, name))

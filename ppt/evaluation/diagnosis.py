@@ -15,26 +15,29 @@ from scipy.stats import rankdata
 
 from ppt.evaluation.outcomes import CHANGE, FOUND
 
-DIAGNOSED = ("iou", "iou_without", "point_labels", "points_on", "peak_on", "place_on", "score")
+DIAGNOSED = ("iou", "iou_without", "point_labels", "points_on", "peak_on", "score")
 """The columns of a results table that `diagnose` reads."""
 
 _BINS = 10  # of the calibration error, of equal width
 
 
-def diagnose(results: pa.Table) -> dict[str, float]:
+def diagnose(results: pa.Table, mismatched: np.ndarray) -> dict[str, float]:
     """Return the figures by name, in percent.
 
     `positives on` and `negatives off` are the shares of the positive points that lie on the
     referent and of the negative points that lie off it, of all prompts whose referent is found.
-    `mIoU without negatives` is that of the same prompts without their negative points. `peak on`
-    and `place on` are the shares of all sentences in which the highest cell, and the mean, of the
-    attention of the chosen query lie on the referent. `score ROC` is the area under the curve by
-    which the score tells found sentences from missed ones, 50 for a score that tells nothing.
-    `score error` is the expected calibration error: the mean over the sentences of the distance
-    between the mean score and the share found among the sentences with a score in the same tenth.
+    `mIoU without negatives` is that of the same prompts without their negative points. `surest on`
+    is the share of all sentences whose surest positive point lies on the referent, and `peak on`
+    the share in which the highest cell of the attention of the chosen query does. `score ROC` is
+    the area under the curve by which the score tells found sentences from missed ones, 50 for a
+    score that tells nothing. `score error` is the expected calibration error: the mean over the
+    sentences of the distance between the mean score and the share found among the sentences with a
+    score in the same tenth. `mismatch ROC` is the area by which the score tells the sentences from
+    sentences of other pictures.
 
     Args:
         results: the columns `DIAGNOSED` of a trained model's results.
+        mismatched: the scores of sentences of other pictures, [N].
 
     Returns:
         The figures; one is NaN if there is nothing to compute it from.
@@ -45,14 +48,16 @@ def diagnose(results: pa.Table) -> dict[str, float]:
     of_found = np.repeat(found, counts)
     labels = np.array(results["point_labels"].combine_chunks().flatten())
     on = np.array(results["points_on"].combine_chunks().flatten(), bool)
+    matched = np.arange(len(score) + len(mismatched)) < len(score)
     return {
         "positives on": _percent(on[of_found & (labels == 1)]),
         "negatives off": _percent(~on[of_found & (labels == 0)]),
         "mIoU without negatives": _percent(results["iou_without"].to_numpy()),
+        "surest on": _percent(np.array([on[0] for on in results["points_on"].to_pylist()], bool)),
         "peak on": _percent(np.array(results["peak_on"], bool)),
-        "place on": _percent(np.array(results["place_on"], bool)),
         "score ROC": 100 * roc_area(score, found),
         "score error": 100 * calibration_error(score, found),
+        "mismatch ROC": 100 * roc_area(np.append(score, mismatched), matched),
     }
 
 

@@ -40,8 +40,16 @@ def similarity_maps(surgery_tokens: Tensor, phrases: Tensor, empty_embedding: Te
         phrases: the embeddings of the phrases, [P, E].
         empty_embedding: the embedding of the empty text, [E].
     """
+    return _as_maps(similarity(surgery_tokens, phrases, empty_embedding))
+
+
+def similarity(surgery_tokens: Tensor, phrases: Tensor, empty_embedding: Tensor) -> Tensor:
+    """Return the similarities [P, L] of P phrases to patches, of which maps are made.
+
+    The arguments are those of `similarity_maps`.
+    """
     meaning = phrases - empty_embedding
-    return _as_maps((surgery_tokens[:, 1:] @ meaning[:, :, None])[..., 0])
+    return (surgery_tokens[:, 1:] @ meaning[:, :, None])[..., 0]
 
 
 def _as_maps(similarity: Tensor) -> Tensor:

@@ -70,9 +70,9 @@ class PointGenerator(nn.Module):
         Returns:
             `pred_points` [B, K, M, 2] normalised (x, y), `pred_point_logits` [B, K, M], positive
             for foreground, `pred_referent_logits` [B, K], and `attention` [B, K, L], where each
-            query looked in the last level. While training also what the same heads read from the
-            queries after each earlier level, as `aux_pred_points` [N - 1, B, K, M, 2] and so on:
-            deep supervision as in DETR (our choice).
+            query looked in the last level. Also what the same heads read from the queries after
+            each earlier level, as `aux_pred_points` [N - 1, B, K, M, 2] and so on, for deep
+            supervision as in DETR and for the confidence in a mask (our choice).
         """
         words = _normalise(word_features)
         queries = self.queries.expand(len(words), -1, -1)
@@ -88,11 +88,12 @@ class PointGenerator(nn.Module):
             queries, looked_at = level.look_at_picture(queries, visual)
             queries, _ = level.look_at_words(queries, level_words, word_mask)
             read.append((queries, looked_at, visual))
-        outputs = self._read(*read[-1])
-        if self.training and len(read) > 1:
-            earlier = [self._read(*one) for one in read[:-1]]
-            outputs |= {f"aux_{name}": torch.stack([e[name] for e in earlier]) for name in outputs}
-        return outputs | {"attention": read[-1][1].float()}
+        *earlier, outputs = [self._read(*level) for level in read]
+        aux = {
+            f"aux_{name}": torch.stack([e[name] for e in earlier]) if earlier else value[None][:0]
+            for name, value in outputs.items()
+        }
+        return outputs | aux | {"attention": read[-1][1].float()}
 
     def _read(self, queries: Tensor, looked_at: Tensor, visual: Tensor) -> dict[str, Tensor]:
         """Apply the heads of Eq. 2 to queries [B, K, d] that looked at patches [B, K, L].

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ppt.batches.batch import Batch
+from ppt.models.confidence import gather_evidence
 from ppt.models.point_generator import PointGenerator
 from ppt.models.precision import autocast
 from ppt.models.segmenter import Segmenter
@@ -23,9 +24,10 @@ CERTAINTY = 1.5
 class Predictions:
     """The query with the highest score for each of B expressions."""
 
-    points: Tensor  # [B, M, 2] normalised (x, y)
+    points: Tensor  # [B, M, 2] normalised (x, y), in the order of r, the highest first
     point_labels: Tensor  # [B, M] long, as the segmenter got them, see `prompt_labels`
     scores: Tensor  # [B] c of Eq. 2, in (0, 1)
+    evidence: Tensor | None  # [B, 3], see `confidence`; None if the batch has no similarity
     attention: Tensor  # [B, L] where the query looked in the last level, patch by patch
     masks: list[Tensor]  # B bool [height, width] of the original pictures
     masks_without: list[Tensor] | None  # the same for the prompts without their negative points
@@ -92,24 +94,34 @@ class PointPrompting(nn.Module):
         outputs = self(batch)
         scores, best = outputs["pred_referent_logits"].sigmoid().max(1)
         rows = torch.arange(len(best), device=best.device)
-        points = outputs["pred_points"][rows, best]
-        labels = prompt_labels(outputs["pred_point_logits"][rows, best])
-        masks, masks_without = self._masks(batch, rows, points, labels), None
+        point_logits, order = outputs["pred_point_logits"][rows, best].sort(1, descending=True)
+        points = outputs["pred_points"][rows, best].gather(1, order[..., None].expand(-1, -1, 2))
+        labels = prompt_labels(point_logits)
+        logits = self._decode_prompts(batch, rows, points, labels)
+        masks, masks_without = self._finish(logits, batch, rows), None
         if without_negatives:
             masks_without = list(masks)
             some = (labels == 0).any(1).nonzero()[:, 0]
             positive = labels[some].where(labels[some] == 1, NO_POINT)
-            changed = self._masks(batch, some, points[some], positive) if len(some) else []
-            for row, mask in zip(some.tolist(), changed, strict=True):
-                masks_without[row] = mask
+            if len(some):
+                changed = self._decode_prompts(batch, some, points[some], positive)
+                finished = self._finish(changed, batch, some)
+                for row, mask in zip(some.tolist(), finished, strict=True):
+                    masks_without[row] = mask
+        evidence = None
+        if batch.similarity is not None:
+            evidence = gather_evidence(
+                logits,
+                self.segmenter.valid_mask(batch.sizes)[batch.picture_index],
+                outputs["aux_pred_points"][:, rows, best],
+                batch.extent,
+                batch.similarity,
+            )
         attention = outputs["attention"][rows, best]
-        return Predictions(points, labels, scores, attention, masks, masks_without)
+        return Predictions(points, labels, scores, evidence, attention, masks, masks_without)
 
-    def _masks(
-        self, batch: Batch, expression_index: Tensor, points: Tensor, point_labels: Tensor
-    ) -> list[Tensor]:
-        """Decode prompts [P, M] of expressions [P]: P masks, bool [height, width]."""
-        logits = self._decode_prompts(batch, expression_index, points, point_labels)
+    def _finish(self, logits: Tensor, batch: Batch, expression_index: Tensor) -> list[Tensor]:
+        """Turn logits [P, H4, W4] of expressions [P] into P masks, bool [height, width]."""
         sizes = batch.sizes[batch.picture_index[expression_index]]
         return self.segmenter.finish_batch(logits, sizes)
 

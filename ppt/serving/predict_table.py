@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +180,9 @@ class PredictRows(Step):
         return len(self.rows)
 
     def spec(self) -> dict[str, Any]:
-        """Return the checkpoint and a digest of the rows and of the states of their files."""
+        """Return the checkpoint, its calibration and a digest of the rows and of their files."""
         rows = sorted((row for bucket in self.rows for row in bucket), key=lambda r: r.number)
+        calibration = self.checkpoint.calibration
         states = {path: _state(path) for path in {row.path for row in rows}}
         asked = [
             [row.number, str(row.path), row.picture, row.expression, row.fault, states[row.path]]
@@ -189,6 +190,7 @@ class PredictRows(Step):
         ]
         return {
             "checkpoint": self.checkpoint.digest,
+            "calibration": calibration and asdict(calibration),
             "rows": digest_of(asked),
             "num_buckets": self.buckets,
         }

@@ -20,6 +20,7 @@ from ppt.data.source import RawExpression, split_expressions
 from ppt.images.drawing import overlay
 from ppt.images.masks import encode_rle, rle_boxes
 from ppt.images.pictures import printable, read_picture
+from ppt.labels.similarity import similarity
 from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
 from ppt.models.loaded import default_device
 from ppt.models.point_prompting import PointPrompting
@@ -40,13 +41,19 @@ class PicturePrediction(Prediction):
     image: np.ndarray  # uint8 [height, width, 3] RGB
     checkpoint: str  # digest of the checkpoint that made the prediction
 
+    @property
+    def verdict(self) -> str:
+        """The score as a text, which says so if the mask is more likely wrong than right."""
+        return f"score {self.score:.2f}" + (", unsure" if self.score < 0.5 else "")
+
     def overlay(self) -> Image.Image:
-        """Draw the mask and its points on the picture, with the text and the score below.
+        """Draw the mask and its points on the picture, with the text and the verdict below.
 
         Positive points are green, and negative ones are red.
         """
-        note = f"score {self.score:.2f}"
-        return overlay(self.image, self.mask, self.points, self.point_labels, self.text, note)
+        return overlay(
+            self.image, self.mask, self.points, self.point_labels, self.text, self.verdict
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the prediction as plain data that can be written as JSON.
@@ -156,7 +163,9 @@ class Predictor:
         batch = self._encode(name, image, [text] if isinstance(text, str) else text)
         found = [
             PicturePrediction(**vars(prediction), image=image, checkpoint=self.checkpoint.digest)
-            for prediction in predict_batches(self.model, [batch], device=self.device)
+            for prediction in predict_batches(
+                self.model, [batch], device=self.device, calibration=self.checkpoint.calibration
+            )
         ]
         return found[0] if isinstance(text, str) else found
 
@@ -175,6 +184,8 @@ class Predictor:
         words, word_mask = self.clip.encode_words(texts)
         longest = int(word_mask.sum(1).max())
         features = self.clip.encode_images(self.clip.preprocess(image)[None])
+        *phrases, empty = self.clip.encode_phrases([*texts, ""]).float()
+        tokens = _as_stored(features.surgery_tokens).expand(len(texts), -1, -1)
         segmenter_features = segmenter.encode_images(segmenter.preprocess(image)[None])
         return Batch(
             pictures=[name],
@@ -187,6 +198,7 @@ class Predictor:
             word_features=_as_stored(words * word_mask[..., None])[:, :longest],
             word_mask=word_mask[:, :longest],
             targets=None,
+            similarity=similarity(tokens, torch.stack(phrases), empty),
         )
 
 

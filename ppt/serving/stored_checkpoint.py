@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ppt.config import ConfigError, Model
+from ppt.models.confidence import Calibration
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST
 from ppt.store.checksums import check_files, unseal
 
@@ -23,6 +24,7 @@ class StoredCheckpoint:
     digest: str
     model: Model
     encoders: dict[str, str] = field(hash=False)  # fingerprints of `clip` and `sam` in training
+    calibration: Calibration | None = None  # of its scores; None if the run is not known
 
 
 def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoint:
@@ -35,11 +37,11 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
     Raises:
         ConfigError: if there is no such checkpoint; the message says what is missing.
     """
-    folder = Path(run).expanduser().absolute()
+    folder, calibration = Path(run).expanduser().absolute(), None
     if not folder.is_dir():
         raise ConfigError(f"checkpoint: {str(run)!r} is no folder{_runs_in(folder.parent)}")
     if (folder / SUMMARY).exists():
-        folder = _of_run(folder, stage)
+        folder, calibration = _of_run(folder, stage)
     elif stage is not None:
         raise ConfigError(f"stage {stage!r} can be chosen in a run's folder, not in {str(run)!r}")
     missing = [name for name in (GENERATOR, MANIFEST) if not (folder / name).exists()]
@@ -58,6 +60,7 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
             manifest["digest"],
             Model.model_validate(manifest["model"]),
             manifest["made_from"]["spec"]["encoders"],
+            calibration,
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise ConfigError(
@@ -89,29 +92,45 @@ def with_weights(
     return replace(checkpoint, model=model.model_copy(update=parts))
 
 
-def _of_run(run: Path, stage: str | None) -> Path:
-    """Return the folder of a stage's checkpoint; for a stage with rounds, that of the last round.
+def _of_run(run: Path, stage: str | None) -> tuple[Path, Calibration | None]:
+    """Return the folder of a stage's checkpoint and the calibration of its scores.
+
+    For a stage with rounds they are those of the last round.
 
     Without `stage`, it is the run's chosen stage. Older summaries name none, so that the last stage
     is taken.
     """
     try:
-        summary = unseal((run / SUMMARY).read_bytes())
-        if stage is None and (chosen := summary.get("chosen")):
-            stage = chosen["stage"]
-        names = [str(row["name"]) for row in summary["stages"]]
-        digests = {name: str(summary["digests"][f"checkpoints.{name}"]) for name in names}
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        chosen, trained = _of_summary(unseal((run / SUMMARY).read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         told = str(error) if type(error) in (OSError, ValueError) else "is damaged"
         raise ConfigError(
             f"checkpoint: {run / SUMMARY} {told}: run `ppt report` with the run's curriculum and "
             "overrides, which writes it again"
         ) from None
-    fits = [n for n in names if stage is None or stage in (n, n.rpartition(".")[0])]
+    wanted = stage or chosen
+    fits = [name for name in trained if wanted in (None, name, name.rpartition(".")[0])]
     if not fits:
-        trained = ", ".join(names) or "no stage"
-        raise ConfigError(f"stage: {str(run)!r} has trained {trained}, got {stage!r}")
-    return run.parent / "store" / "checkpoints" / digests[fits[-1]]
+        names = ", ".join(trained) or "no stage"
+        raise ConfigError(f"stage: {str(run)!r} has trained {names}, got {wanted!r}")
+    digest, calibration = trained[fits[-1]]
+    return run.parent / "store" / "checkpoints" / digest, calibration
+
+
+def _of_summary(
+    summary: dict[str, Any],
+) -> tuple[str | None, dict[str, tuple[str, Calibration | None]]]:
+    """Return the chosen stage, if there is one, and what the summary tells of each stage.
+
+    Raises LookupError, TypeError or ValueError if it is no summary.
+    """
+    chosen = summary.get("chosen")
+    trained: dict[str, tuple[str, Calibration | None]] = {}
+    for row in summary["stages"]:
+        found = row.get("calibration")
+        weights = found and Calibration(tuple(map(float, found["weights"])), float(found["bias"]))
+        trained[str(row["name"])] = str(summary["digests"][f"checkpoints.{row['name']}"]), weights
+    return chosen and str(chosen["stage"]), trained
 
 
 def _runs_in(folder: Path) -> str:

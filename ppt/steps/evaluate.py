@@ -21,6 +21,7 @@ from ppt.images.masks import decode_rle, encode_rle, points_on
 from ppt.models.loaded import current_device, segmenter
 from ppt.models.point_prompting import PointPrompting
 from ppt.models.prediction import Prediction
+from ppt.steps.calibrate import calibration_of
 from ppt.steps.inference import predict_expressions, trained
 from ppt.steps.label import Phrase, prompt_phrases, recipe_spec
 from ppt.steps.step import Step
@@ -122,7 +123,7 @@ class _Evaluate(Step):
 
     kind = "results"
     command = "evaluate"
-    version = 2
+    version = 3
 
     split: EvaluationSplit
     model: Model
@@ -156,9 +157,10 @@ class EvaluateCheckpoint(_Evaluate):
     """The results of a trained stage, sentence by sentence."""
 
     checkpoint: Node
+    evidence: Node  # makes the scores
 
     def parents(self) -> dict[str, Node]:
-        return {**super().parents(), "checkpoint": self.checkpoint}
+        return {**super().parents(), "checkpoint": self.checkpoint, "evidence": self.evidence}
 
     def __call__(self, bucket: int) -> BucketOutput:
         sentences, rejected = _sentences(self.split, bucket, self.protocol)
@@ -172,7 +174,9 @@ class EvaluateCheckpoint(_Evaluate):
             ),
             features=self.split.features,
             words=self.split.words,
+            phrases=self.split.phrases,
             bucket=bucket,
+            calibration=calibration_of(self.evidence),
             without_negatives=True,
         )
         results = [
@@ -198,18 +202,14 @@ def _diagnosis(sentence: _Sentence, protocol: Protocol, found: Prediction) -> di
     without = protocol.compared(found.mask_without)
     intersection, union = overlap(without, protocol.compared(sentence.truth))
     side = len(found.attention)
-    rows, columns = np.divmod(np.arange(side**2), side)
-    centres = (np.stack([columns, rows], -1) + 0.5) / side
-    attention = found.attention.ravel()
-    looked_at = np.stack([centres[attention.argmax()], attention @ centres])
-    peak_on, place_on = points_on(sentence.truth, looked_at).tolist()
+    row, column = divmod(int(found.attention.argmax()), side)
+    peak = np.array([[column + 0.5, row + 0.5]]) / side
     return {
         "points_on": points_on(sentence.truth, found.points).tolist(),
         "iou_without": intersection / union if union else 0.0,
         "mask_without": None if found.point_labels.all() else encode_rle(found.mask_without),
-        "attention": attention.tolist(),
-        "peak_on": peak_on,
-        "place_on": place_on,
+        "attention": found.attention.ravel().tolist(),
+        "peak_on": bool(points_on(sentence.truth, peak)[0]),
     }
 
 
@@ -264,6 +264,9 @@ def metrics_of(results: Node) -> dict[str, float]:
     return measure(Overlaps(table["intersection"].to_numpy(), table["union"].to_numpy()))
 
 
-def diagnosis_of(results: Node) -> dict[str, float]:
-    """Return the figures of `ppt.evaluation.diagnosis` over all buckets of a results table."""
-    return diagnose(results.read_all(columns=list(DIAGNOSED)))
+def diagnosis_of(results: Node, mismatched: np.ndarray) -> dict[str, float]:
+    """Return the figures of `ppt.evaluation.diagnosis` over all buckets of a results table.
+
+    `mismatched` [N] are the scores of sentences of other pictures.
+    """
+    return diagnose(results.read_all(columns=list(DIAGNOSED)), mismatched)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -12,11 +13,15 @@ import torch
 
 from ppt.batches.batch import Batch
 from ppt.batches.collate import collate
+from ppt.batches.features import read_feature
 from ppt.batches.gather import PictureRow, picture_table
 from ppt.config import Model
+from ppt.labels.similarity import similarity
+from ppt.models.confidence import Calibration
 from ppt.models.loaded import build_point_prompting, current_device
 from ppt.models.point_prompting import PointPrompting
 from ppt.models.prediction import Prediction, predict_batches
+from ppt.store.lookup import lookup_text, mapped, row_of
 from ppt.store.nodes import Node
 from ppt.training.checkpoint import load_checkpoint
 
@@ -57,6 +62,8 @@ def predict_expressions(
     features: Node,
     words: Node,
     bucket: int,
+    phrases: Node | None = None,
+    calibration: Calibration | None = None,
     without_negatives: bool = False,
 ) -> Iterator[Prediction]:
     """Predict the masks of a bucket's expressions, one by one in their order.
@@ -68,18 +75,33 @@ def predict_expressions(
         features: the features of the pictures.
         words: the word features of the expressions.
         bucket: the bucket of `features` in which the pictures are.
+        phrases: the embeddings of the whole expressions, if evidence is asked for.
+        calibration: makes the scores out of the evidence.
         without_negatives: whether each prompt is also decoded without its negative points.
     """
     rows = [
         PictureRow(features, words, bucket, picture, list(group))
         for picture, group in groupby(expressions, key=lambda e: e["picture"])
     ]
+    found = batches(rows, prompting, with_targets=False)
+    if phrases is not None:
+        found = (_with_similarity(batch, features, phrases, bucket) for batch in found)
     return predict_batches(
         prompting,
-        batches(rows, prompting, with_targets=False),
+        found,
         device=current_device(),
+        calibration=calibration,
         without_negatives=without_negatives,
     )
+
+
+def _with_similarity(batch: Batch, features: Node, phrases: Node, bucket: int) -> Batch:
+    """Add CLIP Surgery's similarity of each expression to its picture's patches."""
+    rows = row_of(features, bucket, "picture")
+    at = [rows[picture] for picture in batch.pictures]
+    tokens = read_feature(mapped(features, bucket), "surgery_tokens", at)[batch.picture_index]
+    *texts, empty = torch.from_numpy(lookup_text(phrases, [*batch.texts, ""], "embedding"))
+    return replace(batch, similarity=similarity(tokens, torch.stack(texts), empty))
 
 
 @torch.inference_mode()

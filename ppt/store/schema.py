@@ -85,16 +85,26 @@ RESULTS = pa.schema(
         pa.field("union", pa.int64(), nullable=False),
         pa.field("iou", pa.float64(), nullable=False),
         pa.field("mask", pa.binary(), nullable=False),  # prediction; RLE at the original size
-        pa.field("points", pa.list_(pa.float32()), nullable=False),
+        pa.field("points", pa.list_(pa.float32()), nullable=False),  # surest positive first
         pa.field("point_labels", pa.list_(pa.int8()), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),  # confidence of the referent, 0 to 1
+        pa.field("score", pa.float32(), nullable=False),  # how likely the mask is right, 0 to 1
         # What follows serves the diagnosis of trained models; it is null for others.
         pa.field("points_on", pa.list_(pa.bool_())),  # whether each point lies on the referent
         pa.field("iou_without", pa.float64()),  # of the prompt without its negative points
         pa.field("mask_without", pa.binary()),  # its mask; null if there is no negative point
         pa.field("attention", pa.list_(pa.float32())),  # g x g, where the query looked
         pa.field("peak_on", pa.bool_()),  # whether its highest cell lies on the referent
-        pa.field("place_on", pa.bool_()),  # whether its mean place lies on the referent
+    ]
+)
+
+EVIDENCE = pa.schema(  # from which the scores of a trained stage are made; never ground truth
+    [
+        pa.field("picture", pa.string(), nullable=False),
+        pa.field("expression_id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("matched", pa.bool_(), nullable=False),  # false for a sentence of another picture
+        pa.field("right", pa.bool_(), nullable=False),  # the mask agrees with the pseudo label
+        pa.field("evidence", pa.list_(pa.float32()), nullable=False),
     ]
 )
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from ppt.config import Curriculum, ModelSelection, PointRecipe
 from ppt.evaluation.protocols import OURS, Protocol
+from ppt.models.confidence import Calibration
 from ppt.store.nodes import Node
 from ppt.training.stage import EpochMetrics
 
@@ -50,6 +51,9 @@ class StageRecord:
     checkpoint: Node
     results: Node  # per-sentence results on the record's split
     metrics: Metrics
+    evidence: Node  # from which its scores are made
+    mismatched: Node  # evidence on sentences of other pictures of the record's split
+    calibration: Calibration  # of that evidence
     diagnosis: Metrics  # the figures of `ppt.evaluation.diagnosis`, in percent
     history: list[EpochMetrics]
     num_epochs: int
@@ -81,7 +85,7 @@ class Chosen:
 class Named:
     """A node with the name that it has in `summary.json`, in MLflow and in tables of counts."""
 
-    role: str  # a `Role`, `checkpoints` or `results`
+    role: str  # a `Role`, `checkpoints`, `evidence` or `results`
     name: str  # the name of a data set, labels, a stage or a baseline
     step: str  # the step that made the node, for display: encode.referring, select.h.1
     node: Node
@@ -177,6 +181,9 @@ class RunRecord:
             yield Named("results", method, f"evaluate.{method}", baseline.results)
         for stage in self.stages:
             yield Named("checkpoints", stage.name, f"train.{stage.name}", stage.checkpoint)
+            yield Named("evidence", stage.name, f"evidence.{stage.name}", stage.evidence)
+            on = f"{self.split}.{stage.name}"
+            yield Named("evidence", on, f"evidence.{on}", stage.mismatched)
             yield Named("results", stage.name, f"evaluate.{stage.name}", stage.results)
             if stage.on_validation:
                 on = f"validation.{stage.name}"

@@ -62,6 +62,10 @@ def summarise(record: RunRecord) -> dict[str, Any]:
                 "name": s.name,
                 **s.metrics,
                 "diagnosis": {k: None if math.isnan(v) else v for k, v in s.diagnosis.items()},
+                "calibration": {
+                    "weights": list(s.calibration.weights),
+                    "bias": s.calibration.bias,
+                },
                 "epochs": s.num_epochs,
                 "seconds": s.seconds,
             }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ppt.batches.batch import Batch, Target
 from ppt.config import LossWeights, MatchCost, Training
+from ppt.models.confidence import sample_masks
 from ppt.models.point_prompting import PointPrompting
 from ppt.training.matcher import HungarianMatcher, Match
 
@@ -78,7 +79,7 @@ class SetCriterion(nn.Module):
         targets = batch.targets
         assert targets is not None
         mask_logits = _decode_all(model, outputs, batch) if self.matcher.cost_mask > 0 else None
-        extent = _extent(batch)
+        extent = batch.extent
         pairs = Pairs(targets, self.matcher(outputs, targets, mask_logits), extent)
         masks = self._decode_matched(model, outputs, batch, pairs)
         losses = {name: loss(masks) for name, loss in self.mask_losses.items()}
@@ -112,10 +113,7 @@ class SetCriterion(nn.Module):
         """
         points = outputs["pred_points"][pairs.expression, pairs.query].detach()
         logits = outputs["pred_point_logits"][pairs.expression, pairs.query]
-        in_square = 2 * points * pairs.extent[:, None] - 1
-        wanted = F.grid_sample(
-            pairs.masks[:, None], in_square[:, None], mode="nearest", align_corners=False
-        )[:, 0, 0]
+        wanted = sample_masks(pairs.masks, points, pairs.extent)
         labels = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         return labels.mean(-1).sum()
 
@@ -186,7 +184,7 @@ class Pairs:
     """The P matched pairs of a batch, with the targets in the order of the matched queries."""
 
     def __init__(self, targets: Sequence[Target], matches: Sequence[Match], extent: Tensor) -> None:
-        """`extent` [B, 2] is what `_extent` returns."""
+        """`extent` [B, 2] is that of the batch."""
         both = list(zip(targets, matches, strict=True))
         self.query = torch.cat([match.queries for match in matches])  # [P]
         device = self.query.device
@@ -199,12 +197,6 @@ class Pairs:
         self.extent = extent[self.expression]  # [P, 2]
         self.masks = torch.cat([t.masks[m.targets] for t, m in both])  # [P, H4, W4]
         self.is_referent = torch.cat([t.is_referent[m.targets] for t, m in both])  # [P]
-
-
-def _extent(batch: Batch) -> Tensor:
-    """Return the share (x, y) of the padded square that each expression's picture fills, [B, 2]."""
-    sizes = batch.sizes[batch.picture_index].flip(-1).float()  # (width, height)
-    return sizes / sizes.amax(-1, keepdim=True)
 
 
 def _earlier_levels(outputs: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from hypothesis.strategies import DrawFn
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from fuzz.boxes import SIZE, mask_of, masks_in, picture, polygon_of, prepare, text_of, texts_in
+from fuzz.boxes import SIZE, mask_of, masks_in, picture, polygon_of, prepare, text_of
 from fuzz.cases import Input, Kind, Outcome, clear
 from fuzz.mutate import changed, mutated, odd, plain
 from ppt.images.masks import annotation_to_mask
@@ -116,10 +116,9 @@ def _check_data_set(folder: Path, about: Mapping[str, Any], run: Path) -> Outcom
         into = sum(node.counts()["expressions"]["in"] for node in pictures)
         assert into == sentences, f"{into} sentences of {sentences}"
         expected = _expected(refs, instances)
-        texts = texts_in(nodes["samples"])
         for key, mask in masks_in(nodes["ground_truth"]).items():
             assert mask.any(), f"the mask of {key} is empty"
-            wanted = expected.get(texts.get(key, ""))
+            wanted = expected.get(key[1])
             if wanted is not None:
                 assert np.array_equal(mask, wanted), f"the mask of {key} is another one"
 
@@ -132,8 +131,8 @@ def _is_toybox(node: Node) -> bool:
 
 
 def _expected(refs: Any, instances: Any) -> dict[str, np.ndarray]:
-    """Return by their texts the masks of the refs that are as they were before."""
-    ids = Counter(repr(ref.get("ref_id")) for ref in refs)
+    """Return the masks of the refs that are as they were before, by expression."""
+    times = Counter(repr(ref.get("ref_id")) for ref in refs)
     before = {
         table: {entry["id"]: entry for entry in _instances()[table]}
         for table in ("images", "annotations")
@@ -145,11 +144,12 @@ def _expected(refs: Any, instances: Any) -> dict[str, np.ndarray]:
         images = [i for i in instances["images"] if i.get("id") == ref["image_id"]]
         if (
             len(same) == 1
-            and ids[repr(ref["ref_id"])] == 1
+            and times[repr(ref["ref_id"])] == 1
             and annotations == [before["annotations"][ref["ann_id"]]]
             and images == [before["images"][ref["image_id"]]]
         ):
-            found |= {sentence["sent"]: mask_of(2 * number) for sentence in ref["sentences"]}
+            ids = [f"{ref['ref_id']}-{sentence['sent_id']}" for sentence in ref["sentences"]]
+            found |= dict.fromkeys(ids, mask_of(2 * number))
     return found
 
 

@@ -20,8 +20,10 @@ from ppt.curriculum.finished import evaluate_curriculum
 from ppt.curriculum.inputs import split_of
 from ppt.distributed.actors import ActorPool
 from ppt.evaluation.protocols import OURS
+from ppt.models.confidence import fit_calibration
 from ppt.serving.stored_checkpoint import open_checkpoint
 from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, metrics_of
+from ppt.steps.inference import predict_expressions, trained
 from ppt.store.arrays import from_tensors, to_tensors
 from ppt.store.lookup import mapped
 from ppt.store.nodes import BucketOutput, Store
@@ -78,7 +80,12 @@ def test_two_actors_are_one_process(pool: ActorPool, finished: RunRecord, tmp_pa
     """The same rows, bit by bit, and the same sums: three buckets over two actors and in one."""
     last = finished.stages[-1]
     step = EvaluateCheckpoint(
-        split_of(finished, "evaluation"), finished.curriculum.model, OURS, "x", last.checkpoint
+        split_of(finished, "evaluation"),
+        finished.curriculum.model,
+        OURS,
+        "x",
+        last.checkpoint,
+        last.evidence,
     )
     together = step.node(Store(str(tmp_path)))
     assert together.digest == last.results.digest
@@ -243,3 +250,46 @@ def test_the_model_by_truth_says_so(finished: RunRecord, store: Path) -> None:
     assert record.chosen.scores[record.chosen.stage] == max(record.chosen.scores.values())
     assert "not weakly supervised" in (Path(record.folder) / "report.html").read_text()
     assert "not weakly supervised" in (Path(record.folder) / "summary.json").read_text()
+
+
+def test_scores_are_calibrated_on_pseudo_labels(finished: RunRecord) -> None:
+    """The evidence is of validation's sentences with one candidate and of other pictures' ones."""
+    stage, tables = finished.stages[-1], finished.data["validation"]
+    labels = {row["expression_id"]: row for row in tables.labels.read_all().to_pylist()}
+    texts = {row["picture"]: row["expressions"] for row in tables.samples.read_all().to_pylist()}
+    rows = stage.evidence.read_all().to_pylist()
+    matched = [row for row in rows if row["matched"]]
+    single = {key for key, row in labels.items() if len(row["candidates"]) == 1}
+    assert {row["expression_id"] for row in matched} == single and len(matched) == len(single) > 0
+    others = [row for row in rows if not row["matched"]]
+    assert len({row["picture"] for row in others}) == len(others) > 0
+    for row in others:
+        assert not row["right"]
+        assert row["expression_id"] not in {e["expression_id"] for e in texts[row["picture"]]}
+    assert "ground_truth" not in stage.evidence.made_from["parents"]
+
+    figures = np.array([row["evidence"] for row in rows])
+    weight = [1 if row["matched"] else 0.1 * len(matched) / len(others) for row in rows]
+    fitted = fit_calibration(figures, np.array([r["right"] for r in rows]), np.array(weight))
+    assert stage.calibration == fitted
+
+
+def test_the_score_is_the_probability_of_its_evidence(finished: RunRecord) -> None:
+    stage, split = finished.stages[-1], split_of(finished, "evaluation")
+    expected = {row["expression_id"]: row["score"] for row in results_in(finished)[stage.name]}
+    found = predict_expressions(
+        trained(stage.checkpoint, finished.curriculum.model),
+        [
+            {"picture": r["picture"], **e}
+            for r in split.samples.read(0).to_pylist()
+            for e in r["expressions"]
+        ],
+        features=split.features,
+        words=split.words,
+        phrases=split.phrases,
+        bucket=0,
+    )
+    for prediction in found:
+        (score,) = stage.calibration.probability(prediction.evidence[None])
+        assert score == pytest.approx(expected[prediction.expression_id], abs=1e-6)
+        assert prediction.score != pytest.approx(score, abs=1e-3)  # that is c of the query

@@ -67,7 +67,7 @@ def test_one_picture(finished: RunRecord, tmp_path: Path) -> None:
     assert told["checkpoint"] == finished.stage("ris_joint").checkpoint.digest
     mask = np.asarray(Image.open(tmp_path / "out" / "photo-boat.mask.png"))
     np.testing.assert_array_equal(mask == 255, coco.decode(told["mask"]).astype(bool))
-    assert f"'boat': score {told['score']:.3f}" in output
+    assert f"'boat': score {told['score']:.2f}" in output
 
 
 def test_a_table(finished: RunRecord, tmp_path: Path) -> None:

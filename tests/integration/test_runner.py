@@ -53,6 +53,9 @@ def content(node: Node) -> list[bytes]:
     return [Path(node.path(name)).read_bytes() for name in CHECKPOINT]
 
 
+FOLLOWING = ("ris_joint", "domain_refinement")
+
+
 def test_a_stage_again_and_all_that_follows_from_it(finished: RunRecord, copied: Path) -> None:
     before = written(copied, finished)
     unfinished = copied / "local-train" / finished.stage("ris_joint").checkpoint.digest
@@ -63,6 +66,7 @@ def test_a_stage_again_and_all_that_follows_from_it(finished: RunRecord, copied:
     assert made_anew(before, written(copied, finished)) == {
         *("checkpoints.ris_joint", "results.ris_joint", "labels.h.2"),
         *("checkpoints.domain_refinement", "results.domain_refinement"),
+        *(f"evidence.{on}{s}" for on in ("", "evaluation.") for s in FOLLOWING),
     }
     for stage in finished.stages:  # the same code, so the same numbers
         again = copied / "store" / "checkpoints" / stage.checkpoint.digest
@@ -72,8 +76,8 @@ def test_a_stage_again_and_all_that_follows_from_it(finished: RunRecord, copied:
 def test_a_command_again(finished: RunRecord, copied: Path) -> None:
     before, curriculum = written(copied, finished), small(copied)
     run_curriculum_again(curriculum, here(curriculum), "evaluate")
-    results = {name for name in before if name.startswith("results.")}
-    assert len(results) == 2 + 4
+    results = {name for name in before if name.startswith(("results.", "evidence."))}
+    assert len(results) == 2 + 4 + 2 * 4
     assert made_anew(before, written(copied, finished)) == results
 
 

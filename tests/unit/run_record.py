@@ -13,10 +13,11 @@ from PIL import Image
 from ppt.config import PointRecipe, parse_curriculum
 from ppt.evaluation.metrics import overlap
 from ppt.images.masks import encode_rle
+from ppt.models.confidence import Calibration
 from ppt.steps.evaluate import diagnosis_of, metrics_of
 from ppt.store.arrays import tensor_field, to_tensors
 from ppt.store.nodes import BucketOutput, Count, Node, Store, bucket_of
-from ppt.store.schema import GROUND_TRUTH, LABELS, QUARANTINE, RESULTS, SAMPLES
+from ppt.store.schema import EVIDENCE, GROUND_TRUTH, LABELS, QUARANTINE, RESULTS, SAMPLES
 from ppt.toybox import world
 from ppt.tracking.record import BaselineRecord, RunRecord, StageRecord, Tables
 
@@ -97,7 +98,9 @@ def _stage(
         checkpoint,
         results,
         metrics_of(results),
-        diagnosis_of(results),
+        *(_write_evidence(store, name, split) for split in ("validation", "evaluation")),
+        Calibration((1.0, 2.0, 3.0), -2.0),
+        diagnosis_of(results, np.array([0.1, 0.4])),
         history,
         epochs,
         12.0,
@@ -106,6 +109,11 @@ def _stage(
 
 
 # ---------------------------------------------------------------- tables
+
+
+def _write_evidence(store: Store, name: str, split: str) -> Node:
+    node = store.node("evidence", [name, split], buckets=BUCKETS)
+    return _write(node, {"data": ([], EVIDENCE)}, {"expressions": Count(3, 3, 0)})
 
 
 def _write(
@@ -335,5 +343,4 @@ def _diagnosis(found: bool) -> dict:
         "iou_without": float(found),
         "attention": attention.tolist(),
         "peak_on": found,
-        "place_on": found,
     }

@@ -29,7 +29,7 @@ def results(rows: list[dict]) -> pa.Table:
 
 
 def row(iou: float, without: float, labels: list[int], on: list[bool], **more: object) -> dict:
-    seen = {"peak_on": True, "place_on": False, "score": 0.5, **more}
+    seen = {"peak_on": True, "score": 0.5, **more}
     return {"iou": iou, "iou_without": without, "point_labels": labels, "points_on": on, **seen}
 
 
@@ -37,24 +37,26 @@ def test_the_figures_worked_by_hand() -> None:
     table = results(
         [
             row(0.9, 0.7, [1, 1, 0], [True, False, False], score=0.95),
-            row(0.5, 0.6, [1, 0, 0], [True, True, False], score=0.85, place_on=True),
+            row(0.5, 0.6, [1, 0, 0], [True, True, False], score=0.85),
             row(0.4, 0.1, [1, 0], [False, True], score=0.91, peak_on=False),  # missed
             row(0.0, 0.0, [1], [False], score=0.05, peak_on=False),  # missed
         ]
     )
-    found = diagnose(table)
+    found = diagnose(table, np.array([0.06, 0.9]))
     assert found["positives on"] == pytest.approx(100 * 2 / 3)  # of the two that are found
     assert found["negatives off"] == pytest.approx(100 * 2 / 3)
     assert found["mIoU without negatives"] == pytest.approx(100 * (0.7 + 0.6 + 0.1) / 4)
-    assert found["peak on"] == 50 and found["place on"] == 25
+    assert found["peak on"] == 50 and found["surest on"] == 50
     assert found["score ROC"] == 75  # 0.85 is below 0.91: one of four pairs is wrong
     # The tenths hold {0.95 found, 0.91 missed}, {0.85 found} and {0.05 missed}.
     error = abs(0.95 + 0.91 - 1) + abs(0.85 - 1) + 0.05
     assert found["score error"] == pytest.approx(100 * error / 4, rel=1e-5)
+    # Of the eight pairs with a sentence of another picture, 0.05 loses both and 0.85 loses one.
+    assert found["mismatch ROC"] == 100 * 5 / 8
 
 
 def test_figures_without_sentences_are_unknown() -> None:
-    assert all(math.isnan(value) for value in diagnose(results([])).values())
+    assert all(math.isnan(value) for value in diagnose(results([]), np.empty(0)).values())
 
 
 def test_roc_area_counts_equal_scores_half() -> None:

@@ -30,9 +30,11 @@ from ppt.config import (
 from ppt.data.toybox import ToyboxScenes
 from ppt.evaluation.protocols import Protocol
 from ppt.models import loaded
+from ppt.models.confidence import Calibration
 from ppt.serving.predict_table import PredictRows, Row
 from ppt.serving.stored_checkpoint import StoredCheckpoint
 from ppt.steps.agree import AgreeWithLabels
+from ppt.steps.calibrate import GatherEvidence
 from ppt.steps.encode import EncodePhrases, EncodePictures, EncodeSurgeryTokens, EncodeWords
 from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, EvaluationSplit
 from ppt.steps.label import LabelObjectCentric, LabelReferring
@@ -53,11 +55,11 @@ def node(name: str) -> Node:
     return STORE.node(name, {}, buckets=2)
 
 
-SAMPLES, FEATURES, TOKENS, WORDS, PHRASES, LABELS, TRUTH, CHECKPOINT, RESULTS = map(
+SAMPLES, FEATURES, TOKENS, WORDS, PHRASES, LABELS, TRUTH, CHECKPOINT, EVIDENCE, RESULTS = map(
     node,
     (
         *("samples", "features", "features", "words", "phrases"),
-        *("labels", "ground_truth", "checkpoints", "results"),
+        *("labels", "ground_truth", "checkpoints", "evidence", "results"),
     ),
 )
 MODEL = Model()
@@ -79,12 +81,21 @@ EXAMPLES: list[Step] = [
     ReferByWholeExpression(LABELS, FEATURES, PHRASES, MODEL, NEAR),
     Synthesise(SAMPLES, LABELS, Synthesis(num_pictures=4)),
     SelectReferents(TABLE, CHECKPOINT, MODEL, Select(), 1),
-    EvaluateCheckpoint(SPLIT, MODEL, PROTOCOL, "ris_joint", CHECKPOINT),
+    GatherEvidence(
+        SAMPLES, FEATURES, WORDS, PHRASES, LABELS, CHECKPOINT, MODEL, "ris_joint on validation"
+    ),
+    EvaluateCheckpoint(SPLIT, MODEL, PROTOCOL, "ris_joint", CHECKPOINT, EVIDENCE),
     EvaluateRecipe(SPLIT, MODEL, PROTOCOL, "clip_sam_published", NEAR, TOKENS),
     AgreeWithLabels(TABLE, CHECKPOINT, MODEL, "ris_joint on validation"),
     MeasureLabels(LABELS, TRUTH),
     PredictRows(
-        StoredCheckpoint(Path("runs/a"), "0123", MODEL, {"clip": "a", "sam": "b"}),
+        StoredCheckpoint(
+            Path("runs/a"),
+            "0123",
+            MODEL,
+            {"clip": "a", "sam": "b"},
+            Calibration((1.0, 2.0, 3.0), -1.0),
+        ),
         ((Row(1, "a.png", "a car", Path("a.png")),), (Row(2, "b.png", "a dog", Path("b.png")),)),
         "pictures.csv",
     ),
@@ -127,6 +138,7 @@ NOT_COVERED = {
         "before.table": "the labels of H are the only table of their node",
         "model": OF_CHECKPOINT,
     },
+    GatherEvidence: {"words": OF_TEXTS, "phrases": OF_TEXTS, "model": OF_CHECKPOINT},
     EvaluateCheckpoint: {
         "split.words": OF_TEXTS,
         "split.phrases": OF_TEXTS,
