@@ -127,10 +127,14 @@ def _of_summary(
     chosen = summary.get("chosen")
     trained: dict[str, tuple[str, Calibration | None]] = {}
     for row in summary["stages"]:
-        found = row.get("calibration")
-        weights = found and Calibration(tuple(map(float, found["weights"])), float(found["bias"]))
-        trained[str(row["name"])] = str(summary["digests"][f"checkpoints.{row['name']}"]), weights
-    return chosen and str(chosen["stage"]), trained
+        digest, found = summary["digests"][f"checkpoints.{row['name']}"], row.get("calibration")
+        calibration = (
+            Calibration(tuple(map(float, found["weights"])), float(found["bias"]))
+            if found
+            else None
+        )
+        trained[str(row["name"])] = str(digest), calibration
+    return str(chosen["stage"]) if chosen else None, trained
 
 
 def _runs_in(folder: Path) -> str:
