@@ -185,7 +185,7 @@ def test_gc_removes_nothing_where_it_cannot_know(curriculum: Curriculum, tmp_pat
     refused("belongs to no run here")
     unknown.rmdir()
     summary.write_text("{")
-    refused("is damaged")
+    refused("damaged")
     summary.write_bytes(before["tiny/summary.json"])
     manifest = next(home.glob("store/labels/*/manifest.json"))
     manifest.write_text("")
