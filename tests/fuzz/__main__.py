@@ -37,7 +37,15 @@ def main() -> int:
         kinds = [given.only] if given.only else list(KINDS)
         work = Path(temporary, "inputs")
         console.print(f"{given.count:,} inputs, seed {given.seed}")
-        tallies = fuzz(given.count, given.seed, kinds, run, work, given.failures.absolute())
+        tallies = {}
+        for kind, tally in fuzz(
+            given.count, given.seed, kinds, run, work, given.failures.absolute()
+        ):
+            tallies[kind] = tally
+            console.print(
+                f"{kind}: {tally.outcomes.total()} tried, {len(tally.failures)} failed",
+                highlight=False,
+            )
         _print(tallies, given.seed, console)
     return 1 if any(tally.failures for tally in tallies.values()) else 0
 

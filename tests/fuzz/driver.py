@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,8 +36,8 @@ class Tally:
 
 def fuzz(
     count: int, seed: int, kinds: Sequence[str], run: Path, work: Path, kept: Path
-) -> dict[str, Tally]:
-    """Try at least `count` inputs, shared among the kinds.
+) -> Iterator[tuple[str, Tally]]:
+    """Try at least `count` inputs, shared among the kinds, and yield what came of each kind.
 
     Args:
         count: how many inputs.
@@ -49,12 +49,10 @@ def fuzz(
     """
     shares = {kind: KINDS[kind].share for kind in kinds}
     child = Child(run)
-    tallies = {}
     for kind, share in shares.items():
         number = max(1, -int(-count * share // sum(shares.values())))
-        tallies[kind] = _fuzz_kind(kind, number, seed, child, run, work, kept)
+        yield kind, _fuzz_kind(kind, number, seed, child, run, work, kept)
     child.close()
-    return tallies
 
 
 def _fuzz_kind(
