@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shutil
+import pickle
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from fuzz.cases import Outcome
 from fuzz.child import Child
-from fuzz.driver import Tally, fuzz
+from fuzz.driver import INPUT, Tally, fuzz
 from fuzz.kinds import KINDS
 
 OUTCOMES: tuple[Outcome, ...] = ("quarantined", "told", "right")
@@ -33,19 +33,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ppt-fuzz-") as temporary:
         run = given.run.absolute() if given.run else _finished_run(Path(temporary), console)
         if given.again:
-            return _again(given.again.absolute(), run, console)
+            return _again(given.again.absolute(), run, Path(temporary, "input"), console)
         kinds = [given.only] if given.only else list(KINDS)
-        work = Path(temporary, "inputs")
+        folders = Path(temporary, "inputs"), given.failures.absolute()
         console.print(f"{given.count:,} inputs, seed {given.seed}")
         tallies = {}
-        for kind, tally in fuzz(
-            given.count, given.seed, kinds, run, work, given.failures.absolute()
-        ):
+        for kind, tally in fuzz(given.count, given.seed, kinds, run, *folders):
             tallies[kind] = tally
-            console.print(
-                f"{kind}: {tally.outcomes.total()} tried, {len(tally.failures)} failed",
-                highlight=False,
-            )
+            tried, failed = tally.outcomes.total(), len(tally.failures)
+            console.print(f"{kind}: {tried} tried, {failed} failed", highlight=False)
         _print(tallies, given.seed, console)
     return 1 if any(tally.failures for tally in tallies.values()) else 0
 
@@ -57,22 +53,14 @@ def _finished_run(folder: Path, console: Console) -> Path:
     return Path(record.folder)
 
 
-def _again(folder: Path, run: Path, console: Console) -> int:
-    kind = folder.name.rpartition("-")[0]
+def _again(folder: Path, run: Path, work: Path, console: Console) -> int:
+    """Try an input that was kept, and print all that is told about it."""
+    pickle.loads((folder / INPUT).read_bytes()).write(work)
     child = Child(run)
-    with tempfile.TemporaryDirectory(prefix="ppt-fuzz-") as copies:
-        copy = Path(copies, folder.name)
-        shutil.copytree(folder, copy, symlinks=True, copy_function=_copy)
-        tried = child.try_one(kind, copy)
+    tried = child.try_one(folder.name.rpartition("-")[0], work)
     child.close()
     console.print(f"{tried.outcome} {tried.told}", markup=False, highlight=False)
-    return tried.outcome == "failed"
-
-
-def _copy(source: str, target: str) -> None:
-    """Copy a file; a pipe stays behind, because reading it would block."""
-    if Path(source).is_file():
-        shutil.copy(source, target)
+    return 1 if tried.outcome == "failed" else 0
 
 
 def _print(tallies: dict[str, Tally], seed: int, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import zlib
 from collections import Counter
@@ -16,6 +17,9 @@ from hypothesis.strategies import SearchStrategy
 from fuzz.cases import Input, Outcome
 from fuzz.child import Child, Tried
 from fuzz.kinds import KINDS
+
+INPUT = "input.pickle"
+"""In the folder of an input that failed: the input, from which it can be written again."""
 
 
 @dataclass
@@ -101,6 +105,7 @@ def _keep(given: Input, folder: Path, seed: int, tried: Tried) -> Path:
     if folder.exists():
         shutil.rmtree(folder)
     given.write(folder)
+    (folder / INPUT).write_bytes(pickle.dumps(given))
     (folder / "FAILED.txt").write_text(
         f"seed {seed}; to try it again, from the project's root:\n"
         f"  PYTHONPATH=tests .venv/bin/python -m fuzz --again {folder}\n\n{tried.told}\n"
