@@ -34,6 +34,16 @@ _OVERRIDES = [
 ]
 
 
+_BOMBS = (
+    b"\x80\x02]r\xff\xff\xff\x7f.",  # asks for two billion places
+    b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f",  # announces bytes without end
+    b"(" * 1_000_000,
+    b"\x80\x04" + b"]\x94(" * 100_000 + b"e" * 100_000 + b".",
+    pickle.dumps(["x" * 100_000] * 100_000),
+)
+"""Small pickles that ask for much."""
+
+
 @functools.cache
 def _refs() -> list[dict]:
     return [
@@ -82,7 +92,7 @@ def _data_sets(draw: DrawFn) -> Input:
             instances = _dumped(draw(changed(_instances(), odd)))
         case "bytes":
             refs, instances = draw(
-                st.tuples(mutated([refs]), st.just(instances))
+                st.tuples(mutated([refs]) | st.sampled_from(_BOMBS), st.just(instances))
                 | st.tuples(st.just(refs), mutated([instances]))
             )
         case "picture":
