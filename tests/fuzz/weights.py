@@ -75,12 +75,10 @@ def _saved(state: Any, **options: Any) -> bytes:
 @functools.cache
 def _bases() -> dict[str, tuple[str, bytes]]:
     """Files as others publish them, by suffix and the net that they are of."""
-    state = _small_state()
+    state, stream = _small_state(), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        script = torch.jit.script(_Net())
-    stream = io.BytesIO()
-    torch.jit.save(script, stream)
+        torch.jit.save(torch.jit.script(_Net()), stream)
     sam = WEIGHTS / "sam.safetensors"
     return {
         "safetensors": ("small", save(state)),
@@ -100,10 +98,13 @@ def _mobile_sam() -> bytes:
     return _saved({published_name(name): value for name, value in state.items()})
 
 
-def _tensors() -> st.SearchStrategy[Any]:
-    def sparse() -> Tensor:
-        return torch.eye(4).to_sparse()
+def _quantised() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.zeros(4, 6), 0.1, 0, torch.qint8)
 
+
+def _tensors() -> st.SearchStrategy[Any]:
     return st.sampled_from(
         [
             torch.zeros(()),
@@ -114,8 +115,8 @@ def _tensors() -> st.SearchStrategy[Any]:
             torch.zeros(4, 6, dtype=torch.float16),
             torch.full((4, 6), float("nan")),
             torch.zeros(1).expand(2**20, 2**20),
-            sparse(),
-            torch.quantize_per_tensor(torch.zeros(4, 6), 0.1, 0, torch.qint8),
+            torch.eye(4).to_sparse(),
+            _quantised(),
             torch.empty(4, 6, device="meta"),
             nn.Parameter(torch.zeros(4, 6)),
             _Net(),
