@@ -4,13 +4,16 @@
 # make test-unit the tests that need no Ray
 # make chaos     runs that are killed, lose their disk or have damaged files, and go on (minutes);
 #                make chaos CHAOS="--seed 7 --kills 40" for another seed and more kills
+# make fuzz      generated and damaged inputs for everything that is read (COUNT, SEED)
 # make lint      ruff and the type checker
 # make pretrain  the weights of the embedded world again (long)
 
 PYTHON ?= python3
 BIN := .venv/bin
+COUNT ?= 1200
+SEED ?= 0
 
-.PHONY: install demo test test-unit chaos lint pretrain clean
+.PHONY: install demo test test-unit chaos fuzz lint pretrain clean
 
 install: .venv/installed
 
@@ -30,6 +33,9 @@ test-unit: install
 
 chaos: install
 	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
+
+fuzz: install
+	PYTHONPATH=tests $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED)
 
 lint: install
 	$(BIN)/ruff check .

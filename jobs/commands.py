@@ -12,11 +12,13 @@ from jobs import (
     doctor,
     encode,
     evaluate,
+    gc,
     label,
     predict,
     prepare,
     report,
     select,
+    show,
     sweep,
     train,
     verify,
@@ -36,6 +38,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor.main,
     "verify": verify.main,
     "benchmark": benchmark.main,
+    "show": show.main,
+    "gc": gc.main,
 }
 """The function of each command, in the order in which `ppt --help` lists them."""
 

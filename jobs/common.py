@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ppt.config import ConfigError, Curriculum, load_curriculum
+from ppt.config.messages import one_line
 from ppt.steps.progress import console
 from ppt.store.disk import disk_fault
 
@@ -55,7 +56,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **kwargs)
         except ConfigError as error:
             for line in str(error).splitlines():
-                say(f"[bold red]error:[/] {escape(line)}")
+                say(f"[bold red]error:[/] {escape(one_line(line))}")
             raise typer.Exit(2) from None
         except OSError as error:
             told = disk_fault(error)

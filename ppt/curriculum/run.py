@@ -40,6 +40,7 @@ from ppt.report import write_report
 from ppt.report.gallery import stage_panels
 from ppt.steps.progress import print_waiting, print_warning
 from ppt.steps.runner import COMMANDS, Again, OnlyComplete, Repairing, Runner
+from ppt.steps.uses import Noting
 from ppt.store.locks import locked
 from ppt.store.nodes import Node
 from ppt.tracking.folder import RunFolder
@@ -78,7 +79,7 @@ def run_curriculum(
         ConfigError: if the curriculum cannot be run as it is.
     """
     check_inputs(curriculum)
-    anew, runner = isinstance(runner, Again), Repairing(runner)
+    anew, runner = isinstance(runner, Again), Noting(Repairing(runner), curriculum.name)
     folder = RunFolder(runner.store, curriculum.name)
     record = RunRecord(curriculum, folder.path)
     if until != "train":

@@ -96,7 +96,7 @@ class ActorPool:
         total = step.total() if len(todo) == node.num_buckets else None
         with progress_bar(step.title, total) as advance:
             self._run_buckets(node, step, todo, advance)
-        node.write_manifest()
+        node.write_manifest(**step.facts())
 
     def _run_buckets(
         self, node: Node, step: Step, todo: Sequence[int], advance: Callable[[int], None]

@@ -54,7 +54,7 @@ class LocalRunner:
                 output = step(bucket)
                 node.write_bucket(bucket, output)
                 advance(next((count.into for count in output.counts.values()), 0))
-        node.write_manifest()
+        node.write_manifest(**step.facts())
 
     def train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> Node:
         node = stage.node(self.store)

@@ -35,6 +35,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from ppt.config import ConfigError
 from ppt.store.checksums import (
     Checksum,
     DamagedFile,
@@ -104,14 +105,30 @@ class Store:
 
     @cached_property
     def _resolved(self) -> tuple[Any, str]:
-        fs, path = fsspec.core.url_to_fs(self.root)
+        try:
+            fs, path = fsspec.core.url_to_fs(self.root)
+        except Exception as error:  # whatever the filesystem of a URL raises
+            raise self._cannot_open(error) from error
         if isinstance(fs, LocalFileSystem):
             path = os.path.abspath(path)
         return fs, path
 
+    def _cannot_open(self, error: Exception) -> ConfigError:
+        told = " ".join(str(error).split()) or type(error).__name__
+        return ConfigError(f"store: {self.root!r} cannot be opened: {told}")
+
+    def check(self) -> bool:
+        """Return whether there is a store. Raises ConfigError if nobody can know."""
+        try:
+            return self.fs.isdir(f"{self.path}/store")
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever the filesystem of a URL raises
+            raise self._cannot_open(error) from error
+
     @property
     def fs(self) -> Any:
-        """The fsspec filesystem of the root."""
+        """The fsspec filesystem of the root. Raises ConfigError if it cannot be opened."""
         return self._resolved[0]
 
     @property
