@@ -8,15 +8,18 @@ import typer
 
 from . import (
     ablate,
+    benchmark,
     config,
     doctor,
     encode,
     evaluate,
+    gc,
     label,
     predict,
     prepare,
     report,
     select,
+    show,
     sweep,
     train,
     verify,
@@ -36,6 +39,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "config": config.main,
     "doctor": doctor.main,
     "verify": verify.main,
+    "benchmark": benchmark.main,
+    "show": show.main,
+    "gc": gc.main,
 }
 """The function of each command, in the order in which `ppt --help` lists them."""
 

@@ -13,6 +13,7 @@ from ppt.curriculum.run import make_inputs, train_stages
 from ppt.curriculum.stages import select_referents, training_runs
 from ppt.evaluation.protocols import OURS, Protocol
 from ppt.steps.runner import OnlyComplete, Repairing, Runner
+from ppt.steps.uses import Noting
 from ppt.store.nodes import Node
 from ppt.tracking.folder import RunFolder
 from ppt.tracking.record import RunRecord
@@ -51,7 +52,7 @@ def evaluate_curriculum(
         hint = near(str(stage), known)
         raise ConfigError(f"--stage: this curriculum has {', '.join(known)}, got {stage!r}{hint}")
     check_inputs(curriculum)
-    runner = Repairing(runner)
+    runner = Noting(Repairing(runner), curriculum.name)
     folder = folder or RunFolder(runner.store, curriculum.name)
     record = RunRecord(curriculum, folder.path, split=split, protocol=protocol)
     if wanted:
@@ -90,7 +91,7 @@ def select_after(curriculum: Curriculum, runner: Runner, stage: str) -> Node:
             f"--after: this curriculum trains {', '.join(known)}, got {stage!r}{hint}"
         )
     check_inputs(curriculum)
-    runner = Repairing(runner)
+    runner = Noting(Repairing(runner), curriculum.name)
     record = RunRecord(curriculum, RunFolder(runner.store, curriculum.name).path)
     make_inputs(runner, record, only_complete=True)
     trained = next(

@@ -17,7 +17,7 @@ from ppt.labels.referent import most_overlapped
 from ppt.models.loaded import encoder_fingerprints
 from ppt.steps.label import Phrase, prompt_phrases, recipe_spec
 from ppt.steps.step import Step
-from ppt.store.nodes import DATA, BucketOutput, Count, Node
+from ppt.store.nodes import DATA, TARGETS, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import LABELS, QUARANTINE
 
@@ -32,6 +32,7 @@ class ReferByWholeExpression(Step):
 
     kind = "labels"
     command = "label"
+    version = 2
     title = "referents without Select"
 
     labels: Node
@@ -76,6 +77,10 @@ class ReferByWholeExpression(Step):
             for i, candidate in enumerate(row["candidates"]):
                 candidate["is_referent"] = float(i == referent)
         return BucketOutput(
-            {DATA: pa.Table.from_pylist(rows, LABELS), REJECTED: QUARANTINE.empty_table()},
+            {
+                DATA: pa.Table.from_pylist(rows, LABELS),
+                TARGETS: self.labels.read(bucket, TARGETS),
+                REJECTED: QUARANTINE.empty_table(),
+            },
             {"expressions": Count(len(rows), len(rows), 0)},
         )

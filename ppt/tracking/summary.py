@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +18,8 @@ from ppt.config import Curriculum
 from ppt.config.load import RUN_CURRICULUM
 from ppt.config.reference import curriculum_text, keys_of
 from ppt.evaluation.metrics import METRICS
+from ppt.store.checksums import seal
+from ppt.store.disk import replacing
 from ppt.store.nodes import Store
 from ppt.tracking.record import Named, RunRecord
 
@@ -86,12 +86,11 @@ def summarise(record: RunRecord) -> dict[str, Any]:
 
 
 def write_summary(summary: dict[str, Any], path: str | Path) -> Path:
-    """Write the summary as JSON, and return the path."""
+    """Write the summary as JSON with its checksum, and return the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(summary, indent=2))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(seal(summary))
     return path
 
 
@@ -104,7 +103,8 @@ def write_curriculum(record: RunRecord) -> Path:
     root = store.path if store.is_local else store.root
     path = Path(record.folder) / RUN_CURRICULUM
     keys = keys_of(record.curriculum.model_copy(update={"store": root}))
-    path.write_text("# The curriculum as this run was trained.\n" + curriculum_text(keys))
+    with replacing(path) as temporary:
+        temporary.write_text("# The curriculum as this run was trained.\n" + curriculum_text(keys))
     return path
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ppt.batches.gather import StageReader
 from ppt.batches.sampler import LabelTable, Plan
 from ppt.config import Model, Resources, Stage, Training
 from ppt.models.loaded import encoder_fingerprints
@@ -21,7 +22,7 @@ from ppt.store.checkpoint_files import METADATA
 from ppt.store.checksums import CHECKSUMS, check_folder
 from ppt.store.nodes import Node, Store, digest_of
 
-VERSION = 2
+VERSION = 4
 """The version of the training code, which is part of the digest of every checkpoint.
 
 Raise it when the result of training changes, for example because of the losses, the matching, the
@@ -67,6 +68,10 @@ class StageTraining:
             seed=self.seed,
             batch_size=self.training.global_batch_size,
         )
+
+    def reader(self, plan: Plan) -> StageReader:
+        """Return what reads the batches of a plan of this stage."""
+        return StageReader(plan, self.tables, self.model.point_generator.num_points)
 
     def _training_spec(self) -> dict[str, Any]:
         """The fields that all stages share, without the losses that have no weight."""

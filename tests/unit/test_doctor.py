@@ -170,6 +170,19 @@ def test_a_partial_refcoco(tmp_path: Path) -> None:
     assert "do not compare" in test.todo and "train2014.zip" not in test.todo
 
 
+def test_sentences_of_refcoco_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+    root = partial(tmp_path / "data", pictures=2)
+    path = root / "refcoco" / "refs(unc).p"
+    refs = pickle.loads(path.read_bytes())
+    refs[0]["sentences"] = [{"sent_id": i, "sent": sent} for i, sent in enumerate([None, 3, "x"])]
+    path.write_bytes(pickle.dumps(refs))
+    checks = lines(PHOTOS, *photos(root))
+    assert checks["data.referring"].state == "warning"
+    told = "2 expressions will be quarantined: 1 as expression is no text: None, 1 as "
+    assert told in checks["data.referring"].todo
+    assert "quarantined" not in checks["data.validation"].todo
+
+
 def test_pictures_that_are_there_are_not_asked_for(tmp_path: Path) -> None:
     root = partial(tmp_path / "data")
     (root / "refcoco" / "refs(unc).p").unlink()
@@ -180,10 +193,14 @@ def test_pictures_that_are_there_are_not_asked_for(tmp_path: Path) -> None:
 
 def test_no_picture_of_refcoco(tmp_path: Path) -> None:
     root = partial(tmp_path / "data", pictures=0)
+    check = lines(PHOTOS, *photos(root))["data.referring"]
+    assert check.state == "missing"
+    assert "train 2 of 42,404 refs, 0 of 2 pictures" in check.found
+    link = "http://images.cocodataset.org/zips/train2014.zip"
+    told = f"unpack train2014.zip of COCO (82,783 pictures, 13 GB; {link}) into {root}/images"
+    assert told in check.todo
     code, output = doctor(PHOTOS, *photos(root))
     assert code == 1
-    assert "train 2 of 42,404 refs, 0 of 2 pictures" in output
-    assert f"unpack train2014.zip of COCO (82,783 pictures, 13 GB) into {root}/images" in output
     assert "as for data.referring" in output  # the same advice once
 
 
@@ -380,7 +397,8 @@ def test_other_weights(override: str, name: str, state: str, message: str) -> No
 def test_what_is_not_published_is_not_told() -> None:
     check = lines(PAPER, "model.sam.name=mobile_sam")["model.sam"]
     assert check.state == "missing"
-    assert "get mobile_sam.pt, 40.7 MB (in the repository of MobileSAM), put it" in check.todo
+    link = "https://github.com/ChaoningZhang/MobileSAM"
+    assert f"get mobile_sam.pt, 40.7 MB ({link}), put it" in check.todo
 
 
 def test_random_weights_are_a_warning() -> None:

@@ -45,7 +45,8 @@ def test_the_commands_of_the_wheel_find_its_curricula(wheel: Path, tmp_path: Pat
     """`ppt.jobs` is imported from the wheel alone, in an empty folder."""
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (tmp_path / "empty").mkdir()
-    program = "import sys; from ppt.jobs.cli import app; app(sys.argv[1:])"
+    program = "import sys; from ppt.jobs.cli import app; assert 'jobs' not in sys.modules; "
+    program += "app(sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", program, "train", "quickstart", "seed=none"],
         cwd=tmp_path / "empty",
