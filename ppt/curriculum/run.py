@@ -81,7 +81,7 @@ def run_curriculum(
     Raises:
         ConfigError: if the curriculum cannot be run as it is.
     """
-    if until == "train":
+    if until == "train" and train:
         check_outputs(runner.store, (folder or RunFolder(runner.store, curriculum.name)).path)
     check_inputs(curriculum)
     anew, runner = isinstance(runner, Again), Noting(Repairing(runner), curriculum.name)
