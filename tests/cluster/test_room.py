@@ -57,6 +57,7 @@ def test_ray_that_does_not_start_in_time_is_tried_again(monkeypatch: pytest.Monk
             raise answer
 
     monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # other tests use the cluster of this process
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ppt.distributed.cluster.check_fits", lambda resources: None)
     with connected(Resources()):

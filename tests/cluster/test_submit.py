@@ -135,15 +135,14 @@ def test_a_job_runs_and_its_log_and_exit_code_come_back(address: str, tmp_path: 
 
 def test_a_jobs_own_exit_code_comes_back(address: str, tmp_path: Path) -> None:
     """2 for what the job finds to be the user's mistake, 1 for a crash."""
-    (tmp_path / "file").touch()
     mistake = ("prepare", QUICKSTART, *FEW, f"store={tmp_path}", "resources.cpus_per_worker=64")
-    crash = ("prepare", QUICKSTART, *FEW, f"store={tmp_path / 'file'}", "--local")
-    started = [(_start(address, *words), code) for words, code in ((mistake, 2), (crash, 1))]
-    results = [(_submit("--address", address, "--follow", name), code) for name, code in started]
-    assert [result.exit_code for result, _ in results] == [2, 1]
-    assert "resources ask for 64 CPU" in " ".join(results[0][0].stdout.split())
-    assert "Traceback" not in results[0][0].stdout
-    assert "Traceback" in results[1][0].stdout
+    started = _start(address, *mistake)
+    crashed = jobs.connect(address).submit_job(entrypoint="python -c 1/0")
+    results = [_submit("--address", address, "--follow", name) for name in (started, crashed)]
+    assert [result.exit_code for result in results] == [2, 1]
+    assert "resources ask for 64 CPU" in " ".join(results[0].stdout.split())
+    assert "Traceback" not in results[0].stdout
+    assert "ZeroDivisionError" in results[1].stdout
 
 
 def test_ctrl_c_leaves_the_job_running_and_stop_stops_it(address: str, tmp_path: Path) -> None:

@@ -343,6 +343,6 @@ def test_a_training_mends_what_it_comes_upon(
     after = contents(store)
     timed = f"checkpoints/{stage.checkpoint.digest}/manifest.json"  # holds the training's seconds
     changed = [name for name in before if "epoch-" not in name and after[name] != before[name]]
-    assert changed == [f"store/{timed}"]
+    assert set(changed) <= {f"store/{timed}"}
     assert record.stages[-1].history == stage.history
     assert record.stages[-1].metrics == stage.metrics
