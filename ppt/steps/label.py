@@ -24,7 +24,7 @@ from ppt.labels.noun_phrases import CHUNKERS, noun_phrases
 from ppt.labels.similarity import similarity_maps
 from ppt.models.loaded import current_device, encoder_fingerprints, segmenter
 from ppt.steps.step import Step
-from ppt.store.lookup import lookup_text, mapped, row_of
+from ppt.store.lookup import lookup_text, mapped, row_of, text_encoding
 from ppt.store.nodes import DATA, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import LABELS, QUARANTINE, SentenceKey
@@ -118,8 +118,7 @@ class _Label(Step):
     """The step that makes the first labels, round 0, of a samples table.
 
     Expressions without a candidate are quarantined. `phrases` holds the embeddings of all phrases
-    of the samples and of the empty text. It is not among the parents, because what is read from it
-    depends only on the encoder, its templates and the texts, which are all named otherwise.
+    of the samples and of the empty text.
     """
 
     kind = "labels"
@@ -143,7 +142,7 @@ class _Label(Step):
     def spec(self) -> dict[str, Any]:
         return {
             **encoder_fingerprints(self.model),
-            "templates": self.model.clip.templates,
+            "phrases": text_encoding(self.phrases),
             "recipe": recipe_spec(self.recipe),
         }
 

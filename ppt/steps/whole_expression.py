@@ -17,6 +17,7 @@ from ppt.labels.referent import most_overlapped
 from ppt.models.loaded import encoder_fingerprints
 from ppt.steps.label import Phrase, prompt_phrases, recipe_spec
 from ppt.steps.step import Step
+from ppt.store.lookup import text_encoding
 from ppt.store.nodes import DATA, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import LABELS, QUARANTINE
@@ -47,7 +48,7 @@ class ReferByWholeExpression(Step):
     def spec(self) -> dict[str, Any]:
         return {
             **encoder_fingerprints(self.model),
-            "templates": self.model.clip.templates,
+            "phrases": text_encoding(self.phrases),
             "recipe": recipe_spec(self.recipe),
             "unselected": "whole_expression",
         }

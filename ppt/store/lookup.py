@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,9 @@ from ppt.store.nodes import Node, bucket_of
 
 OPEN_BUCKETS = 256
 """The number of memory-mapped buckets that a process keeps open."""
+
+OF_ALL_TEXTS = ("texts", "num_buckets")
+"""The keys in the specification of a table of texts that do not affect the row of a single text."""
 
 
 @functools.lru_cache(maxsize=OPEN_BUCKETS)
@@ -51,6 +55,25 @@ def lookup_text(node: Node, texts: Iterable[str], column: str) -> np.ndarray:
 
 
 def lookup_number(node: Node, text: str, column: str) -> int:
-    """Return the value of a numeric column, such as `num_words`, in the row of a text."""
+    """Return a number that a `words` or `phrases` table holds for a text.
+
+    Args:
+        node: the table.
+        text: the text.
+        column: the numeric column, for example `num_words`.
+
+    Raises:
+        KeyError: if the text is not in the table.
+    """
     bucket = bucket_of(text, node.num_buckets)
     return mapped(node, bucket)[column][row_of(node, bucket, "text")[text]].as_py()
+
+
+def text_encoding(node: Node) -> dict[str, Any]:
+    """Return how the texts of a `words` or `phrases` table were encoded, as JSON-like data.
+
+    A step that looks up texts has this in its digest instead of the table itself, because the rows
+    that it reads depend on the encoding alone and not on the other texts of the table.
+    """
+    encoding = {k: v for k, v in node.made_from["spec"].items() if k not in OF_ALL_TEXTS}
+    return {"version": node.made_from["version"], **encoding}

@@ -19,6 +19,7 @@ from ppt.config import Model, Resources, Stage, Training
 from ppt.models.loaded import encoder_fingerprints
 from ppt.store.checkpoint_files import METADATA
 from ppt.store.checksums import CHECKSUMS, check_folder
+from ppt.store.lookup import text_encoding
 from ppt.store.nodes import Node, Store, digest_of
 
 VERSION = 2
@@ -85,6 +86,7 @@ class StageTraining:
             "training": self._training_spec(),
             "point_generator": self.model.point_generator.model_dump(),
             "encoders": encoder_fingerprints(self.model),
+            "words": [text_encoding(table.words) for table in self.tables],
             "seed": self.seed,
             "num_workers": self.resources.num_workers,  # determines the order of summation
         }
