@@ -23,7 +23,7 @@ from typing import Literal
 
 from ppt.config import ConfigError, Curriculum
 from ppt.curriculum import inputs
-from ppt.curriculum.inputs import DATA, SPLITS, TRAINING_DATA, check_inputs, label_table
+from ppt.curriculum.inputs import DATA, SPLITS, TRAINING_DATA, check_inputs
 from ppt.curriculum.measurements import choose_model, measure_baselines, measure_stage
 from ppt.curriculum.sibling import Sibling
 from ppt.curriculum.stages import (
@@ -123,12 +123,7 @@ def train_stages(
     Each training is yielded when it is done, and the next one starts when the caller continues.
     `listening` opens the function that is called with the losses of each epoch.
     """
-    c = record.curriculum
-    tables = {
-        "d_sem": label_table(record, "object_centric"),
-        "d_ref": label_table(record, "d_ref"),
-        "h": label_table(record, "referring"),
-    }
+    c, tables = record.curriculum, inputs.training_tables(record)
     checkpoint: Node | None = None
     for name, stage, run_name in training_runs(c):
         selected = None
@@ -152,10 +147,13 @@ def train_stages(
 
 
 def make_inputs(runner: Runner, record: RunRecord, *, only_complete: bool = False) -> None:
-    """Carry out steps 1 to 4 for all data sets.
+    """Prepare, encode, label and synthesise for all data sets.
 
     With `only_complete`, the inputs of the trainings must be in the store already. Otherwise all
     data sets are prepared first, so that unusable ones are found before hours of work.
+
+    Raises:
+        ConfigError: if nothing is left of a data set, or of a source that a stage trains on.
     """
     trainer = OnlyComplete(runner.store) if only_complete else runner
     with _timed(record, "prepare"):
@@ -166,6 +164,7 @@ def make_inputs(runner: Runner, record: RunRecord, *, only_complete: bool = Fals
         inputs.label(trainer, record)
     with _timed(record, "synthesise"):
         inputs.synthesise(trainer, record)
+    inputs.check_sources(record)
     if only_complete:
         with _timed(record, "prepare"):
             inputs.prepare(runner, record, SPLITS)

@@ -8,8 +8,8 @@ candidates belongs to H_ref, with scores 0 until the first Select (Section 3.3).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,6 +171,7 @@ class _Label(Step):
                 REJECTED: pa.Table.from_pylist(rejected, QUARANTINE),
             },
             {"expressions": Count(len(rows) + len(rejected), len(rows), len(rejected))},
+            num_by_source(rows),
         )
 
     @abstractmethod
@@ -237,6 +238,15 @@ class LabelReferring(_Label):
             by_expression[phrase.picture, phrase.expression_id] += candidates
         merged = {k: merge_candidates(c, self.labels.merge_iou) for k, c in by_expression.items()}
         return defaultdict(list, merged)  # an expression may have no noun phrase
+
+
+def num_by_source(labels: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of rows of each source in a table of labels.
+
+    The steps that make labels write these numbers into their receipts (`BucketOutput.info`), so
+    that they are known without reading the table.
+    """
+    return dict(Counter(row["source"] for row in labels))
 
 
 def _label_row(sample: dict, expression: dict, candidates: list[Candidate]) -> dict[str, Any]:

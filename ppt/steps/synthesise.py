@@ -15,6 +15,7 @@ import pyarrow as pa
 from ppt.config import Synthesis
 from ppt.images.masks import decode_rle, encode_rle
 from ppt.images.pictures import check_picture, encode_picture
+from ppt.steps.label import num_by_source
 from ppt.steps.step import Step
 from ppt.store.nodes import DATA, BucketOutput, Count, Node, bucket_of, digest_of
 from ppt.store.nodes import LABELS as LABEL_TABLE
@@ -90,6 +91,7 @@ class Synthesise(Step):
                 "pictures": Count(len(keys), len(samples), len(rejected)),
                 "expressions": Count(len(labels), len(labels), 0),
             },
+            num_by_source(labels),
         )
 
     def _pool(self, bucket: int) -> list[ObjectPicture]:

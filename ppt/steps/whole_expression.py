@@ -15,7 +15,7 @@ from ppt.config import Model, PointRecipe
 from ppt.images.masks import decode_rle
 from ppt.labels.referent import most_overlapped
 from ppt.models.loaded import encoder_fingerprints
-from ppt.steps.label import Phrase, prompt_phrases, recipe_spec
+from ppt.steps.label import Phrase, num_by_source, prompt_phrases, recipe_spec
 from ppt.steps.step import Step
 from ppt.store.lookup import text_encoding
 from ppt.store.nodes import DATA, BucketOutput, Count, Node
@@ -79,4 +79,5 @@ class ReferByWholeExpression(Step):
         return BucketOutput(
             {DATA: pa.Table.from_pylist(rows, LABELS), REJECTED: QUARANTINE.empty_table()},
             {"expressions": Count(len(rows), len(rows), 0)},
+            num_by_source(rows),
         )

@@ -27,6 +27,7 @@ from ppt.config import (
     Synthesis,
     Training,
 )
+from ppt.config.stage_kinds import STAGE_KINDS
 from ppt.data.toybox import ToyboxScenes
 from ppt.evaluation.protocols import Protocol
 from ppt.models import loaded
@@ -46,6 +47,7 @@ from ppt.steps.synthesise import Synthesise
 from ppt.steps.whole_expression import ReferByWholeExpression
 from ppt.store.nodes import Node, Store, digest_of
 from ppt.training import stage as training_stage
+from ppt.training.loop import StageWorker
 from ppt.training.stage import StageTraining
 
 STORE = Store("memory://steps")
@@ -71,7 +73,7 @@ SPLIT = EvaluationSplit(SAMPLES, FEATURES, WORDS, PHRASES, TRUTH)
 
 EXAMPLES: list[Step] = [
     PrepareSamples(SCENES, 2, "referring"),
-    PrepareGroundTruth(SCENES, 2, "evaluation"),
+    PrepareGroundTruth(SCENES, SAMPLES, "evaluation"),
     EncodePictures(SAMPLES, MODEL, "referring"),
     EncodeSurgeryTokens(SAMPLES, MODEL.clip, "evaluation"),
     EncodeWords.of(["a car", "a dog"], MODEL.clip, 2, "referring"),
@@ -232,7 +234,8 @@ def others(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def nets_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nets that nobody has are told apart by their names alone."""
+    """Nets that nobody has are told apart by their names alone; there are two kinds of stages."""
+    monkeypatch.setitem(STAGE_KINDS, "another", STAGE_KINDS["standard"])
 
     def known(build: Any) -> Any:
         def fingerprinted(config: Any) -> Any:
@@ -296,7 +299,10 @@ def test_a_raised_version_of_the_training_is_another_digest(
 ) -> None:
     digest = STAGE.node(STORE).digest
     monkeypatch.setattr(training_stage, "VERSION", training_stage.VERSION + 1)
-    assert STAGE.node(STORE).digest != digest
+    raised = STAGE.node(STORE).digest
+    assert raised != digest
+    monkeypatch.setattr(StageWorker, "version", StageWorker.version + 1)  # that of the kind
+    assert STAGE.node(STORE).digest not in (raised, digest)
 
 
 def test_texts_in_any_order_are_one_step() -> None:
