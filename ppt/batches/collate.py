@@ -92,7 +92,7 @@ def _words(expressions: pa.StructArray) -> tuple[Tensor, Tensor]:
 class _LowRes:
     """Brings masks of pictures of one size into the padded square [H4, W4].
 
-    A pixel is True where the mask covers at least half of its area (our choice). Where a mask is
+    A pixel is True where the mask covers at least half of its area. Where a mask is
     too thin for that, the pixels that it covers most are True. The padding is False.
     """
 

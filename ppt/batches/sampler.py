@@ -1,8 +1,9 @@
 """The plan of a stage: which picture and expressions at which iteration of which worker.
 
-A pure function of (seed, stage, labels): mixture ratios are exact, a run that goes on after an
-interruption sees what it would have seen, two runs are equal. Ray Data streams the plan's rows and
-fetches features and labels from the buckets.
+The plan is a pure function of the seed, the stage and the labels. The shares of the sources are
+therefore exact, two runs are equal, and a run that is continued after an interruption trains on the
+samples on which it would have trained. Ray Data streams the plan's rows and fetches features and
+labels from the buckets.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ PLAN = pa.schema(
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Where labels stand, and the features that belong to the same buckets."""
+    """The tables of a data set that a stage reads; labels and features have the same buckets."""
 
     labels: Node
     features: Node
     words: Node
-    table: str = DATA
+    table: str = DATA  # the name of the table of labels within its node
 
     def groups(self) -> dict[str, list[tuple[int, tuple[int, ...]]]]:
-        """By source: the bucket and the label rows of each picture."""
+        """Return the bucket and the label rows of each picture, by source."""
         found: dict[str, dict[tuple[int, str], list[int]]] = {}
         for bucket in range(self.labels.num_buckets):
             columns = self.labels.read(bucket, self.table, ["picture", "source"])
@@ -101,12 +102,12 @@ class Plan:
 
     @property
     def num_iterations(self) -> int:
-        """The iterations of one epoch."""
+        """The number of iterations in an epoch."""
         total = sum(round(w * self.num_expressions(s)) for s, w in self.sources.items())
         return max(1, -(-total // self.batch_size))
 
     def epoch(self, epoch: int, rank: int, world_size: int) -> pa.Table:
-        """The rows (`PLAN`) of one worker in one epoch, in order of their iterations."""
+        """Return one worker's rows of an epoch, with the schema `PLAN`, in order of iterations."""
         order = self._shuffled(np.random.default_rng([self._entropy, epoch]))
         rows = []
         total = self.num_iterations * self.batch_size

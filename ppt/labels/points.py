@@ -67,7 +67,7 @@ def _surgery_points(similarity: Tensor, recipe: PointRecipe) -> tuple[np.ndarray
 
 
 def _near_points(similarity: Tensor, recipe: PointRecipe) -> tuple[np.ndarray, np.ndarray]:
-    """Choose positive points within the response and negative ones close around it (our choice).
+    """Choose positive points within the response and negative ones close around it.
 
     The positive points are the maximum and further cells that reach the threshold. The negative
     points are low cells below _RESPONSE, in the enlarged box of the cells that reach it. The points
@@ -119,7 +119,7 @@ def sample_box_points(
     """Draw points uniformly in the box of a mask, bool [H, W] (Section 3.2).
 
     Points inside the mask are positive, all others negative. If no point is positive, the first one
-    is replaced by a point inside the mask (our choice).
+    is replaced by a point inside the mask.
 
     Returns:
         The points, float32 [M, 2], and their labels, float32 [M].

@@ -73,7 +73,7 @@ class AgreeWithLabels(Step):
             size = row["height"], row["width"]
             candidates = [decode_rle(c["mask"], *size) for c in row["candidates"]]
             # Of several candidates the one that fits best counts, because the labels do not say
-            # yet which one is the referent (our choice).
+            # yet which one is the referent.
             overlaps = [overlap(found.mask, candidate) for candidate in candidates]
             intersection, union = max(overlaps, key=lambda pair: pair[0] / pair[1])
             results.append(

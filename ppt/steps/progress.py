@@ -1,4 +1,4 @@
-"""What a runner tells: a progress bar on a terminal, elsewhere a line for each step; repairs."""
+"""Messages of a runner: a progress bar on a terminal, elsewhere a line for each step."""
 
 from __future__ import annotations
 
