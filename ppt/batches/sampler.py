@@ -1,9 +1,8 @@
 """The plan of a stage: which picture and expressions at which iteration of which worker.
 
-The plan is a pure function of the seed, the stage and the labels. The shares of the sources are
-therefore exact, two runs are equal, and a run that is continued after an interruption trains on the
-samples on which it would have trained. Ray Data streams the plan's rows and fetches features and
-labels from the buckets.
+A pure function of (seed, stage, labels): mixture ratios are exact, a run that goes on after an
+interruption sees what it would have seen, two runs are equal. Ray Data streams the plan's rows and
+fetches features and labels from the buckets.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ class LabelTable:
     labels: Node
     features: Node
     words: Node
-    table: str = DATA  # the name of the table of labels within its node
+    table: str = DATA
 
     def groups(self) -> dict[str, list[tuple[int, tuple[int, ...]]]]:
-        """Return the bucket and the label rows of each picture, by source."""
+        """By source: the bucket and the label rows of each picture."""
         found: dict[str, dict[tuple[int, str], list[int]]] = {}
         for bucket in range(self.labels.num_buckets):
             columns = self.labels.read(bucket, self.table, ["picture", "source"])
@@ -102,12 +101,12 @@ class Plan:
 
     @property
     def num_iterations(self) -> int:
-        """The number of iterations in an epoch."""
+        """The iterations of one epoch."""
         total = sum(round(w * self.num_expressions(s)) for s, w in self.sources.items())
         return max(1, -(-total // self.batch_size))
 
     def epoch(self, epoch: int, rank: int, world_size: int) -> pa.Table:
-        """Return one worker's rows of an epoch, with the schema `PLAN`, in order of iterations."""
+        """The rows (`PLAN`) of one worker in one epoch, in order of their iterations."""
         order = self._shuffled(np.random.default_rng([self._entropy, epoch]))
         rows = []
         total = self.num_iterations * self.batch_size

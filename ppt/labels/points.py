@@ -119,7 +119,7 @@ def sample_box_points(
     """Draw points uniformly in the box of a mask, bool [H, W] (Section 3.2).
 
     Points inside the mask are positive, all others negative. If no point is positive, the first one
-    is replaced by a point inside the mask.
+    is replaced by a point inside the mask (our choice).
 
     Returns:
         The points, float32 [M, 2], and their labels, float32 [M].
