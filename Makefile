@@ -2,13 +2,18 @@
 # make demo      the whole curriculum on the embedded world, and its report
 # make test      all tests, on a real local Ray
 # make test-unit the tests that need no Ray
+# make chaos     runs that are killed, lose their disk or have damaged files, and go on (minutes);
+#                make chaos CHAOS="--seed 7 --kills 40" for another seed and more kills
+# make fuzz      generated and damaged inputs for everything that is read (COUNT, SEED)
 # make lint      ruff and the type checker
 # make pretrain  the weights of the embedded world again (long)
 
 PYTHON ?= python3
 BIN := .venv/bin
+COUNT ?= 1200
+SEED ?= 0
 
-.PHONY: install demo test test-unit lint pretrain clean
+.PHONY: install demo test test-unit chaos fuzz lint pretrain clean
 
 install: .venv/installed
 
@@ -25,6 +30,12 @@ test: test-unit
 
 test-unit: install
 	$(BIN)/pytest tests/unit --numprocesses auto --dist loadfile
+
+chaos: install
+	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
+
+fuzz: install
+	PYTHONPATH=tests $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED)
 
 lint: install
 	$(BIN)/ruff check .

@@ -8,14 +8,17 @@ import typer
 
 from jobs import (
     ablate,
+    benchmark,
     doctor,
     encode,
     evaluate,
+    gc,
     label,
     predict,
     prepare,
     report,
     select,
+    show,
     sweep,
     train,
     verify,
@@ -34,6 +37,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict.main,
     "doctor": doctor.main,
     "verify": verify.main,
+    "benchmark": benchmark.main,
+    "show": show.main,
+    "gc": gc.main,
 }
 """The function of each command, in the order in which `ppt --help` lists them."""
 

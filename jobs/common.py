@@ -20,7 +20,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from ppt.config import ConfigError, Curriculum, load_curriculum
+from ppt.config.messages import one_line
 from ppt.steps.progress import console
+from ppt.store.disk import disk_fault
 
 if TYPE_CHECKING:
     from ppt.steps.runner import Runner
@@ -42,7 +44,7 @@ Local = Annotated[
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command so that it reports a ConfigError as a mistake of the user.
+    """Wrap a command so that it reports a ConfigError, or a disk that fails, to the user.
 
     Each line of the message is printed without a traceback, and the exit code is 2. Ctrl-C gives
     130.
@@ -54,7 +56,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **kwargs)
         except ConfigError as error:
             for line in str(error).splitlines():
-                say(f"[bold red]error:[/] {escape(line)}")
+                say(f"[bold red]error:[/] {escape(one_line(line))}")
+            raise typer.Exit(2) from None
+        except OSError as error:
+            told = disk_fault(error)
+            if told is None:
+                raise
+            say(f"[bold red]error:[/] {escape(str(told))}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             say("interrupted: run the same command again to go on from here")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ppt.batches.batch import Targets
 from ppt.config import Curriculum, load_curriculum
 from ppt.curriculum.run import run_curriculum
 from ppt.steps.local_runner import LocalRunner
@@ -42,6 +47,13 @@ TINY = [  # a bucket less and half the pictures, and one actor: for what runs on
     "stages.ris_joint.num_epochs=3",
     "resources.num_actors=1",
 ]
+
+
+def targets_of(*expressions: Sequence[Tensor]) -> Targets:
+    """Targets of some expressions, each given as (masks, points, point_labels, is_referent)."""
+    counts = torch.tensor([len(parts[0]) for parts in expressions])
+    parts = (torch.cat(part) for part in zip(*expressions, strict=True))
+    return Targets(torch.arange(len(expressions)).repeat_interleave(counts), *parts)
 
 
 def small(store: Path | str, *overrides: str) -> Curriculum:

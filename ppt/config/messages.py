@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import reprlib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
 MAX_LINES = 100
 """The most wrong keys that are told at once."""
+
+MAX_LENGTH = 1_000
+"""The most characters of a line that tells something to a user."""
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
@@ -40,3 +44,23 @@ def place_of(parts: Iterable[Any]) -> str:
     """Return the dotted name of a key; characters that cannot be printed are escaped."""
     place = ".".join(str(part) for part in parts)
     return place if place.isprintable() and len(place) <= 200 else shown(place)[1:-1]
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line of at most `MAX_LENGTH` characters.
+
+    Line breaks, other control characters and halves of surrogate pairs are escaped, so that names
+    and texts from data cannot steer a terminal. Of a long text the middle is left out.
+    """
+    escaped = "".join(
+        repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c
+        for c in _shortened(text)
+    )
+    return _shortened(escaped)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MAX_LENGTH:
+        return text
+    half = MAX_LENGTH // 2
+    return f"{text[:half]} ... {text[5 - half :]}"

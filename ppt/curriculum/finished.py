@@ -12,6 +12,7 @@ from ppt.curriculum.run import make_inputs, train_stages
 from ppt.curriculum.stages import select_referents, training_runs
 from ppt.evaluation.protocols import OURS, Protocol
 from ppt.steps.runner import OnlyComplete, Repairing, Runner
+from ppt.steps.uses import Noting
 from ppt.store.nodes import Node
 from ppt.tracking.folder import RunFolder
 from ppt.tracking.record import RunRecord
@@ -47,7 +48,7 @@ def evaluate_curriculum(
         known = ", ".join([*BASELINES, *(run for _, _, run in training_runs(curriculum))])
         raise ConfigError(f"--stage: this curriculum has {known}, got {stage!r}")
     check_inputs(curriculum)
-    runner = Repairing(runner)
+    runner = Noting(Repairing(runner), curriculum.name)
     folder = RunFolder(runner.store, curriculum.name)
     record = RunRecord(curriculum, folder.path, split=split, protocol=protocol)
     if wanted:
@@ -83,7 +84,7 @@ def select_after(curriculum: Curriculum, runner: Runner, stage: str) -> Node:
         known = ", ".join(run for _, _, run in training_runs(curriculum))
         raise ConfigError(f"--after: this curriculum trains {known}, got {stage!r}")
     check_inputs(curriculum)
-    runner = Repairing(runner)
+    runner = Noting(Repairing(runner), curriculum.name)
     record = RunRecord(curriculum, RunFolder(runner.store, curriculum.name).path)
     make_inputs(runner, record, only_complete=True)
     trained = next(

@@ -26,7 +26,7 @@ from ppt.steps.progress import console
 from ppt.steps.runner import Runner
 from ppt.steps.synthesise import Synthesise
 from ppt.steps.whole_expression import ReferByWholeExpression
-from ppt.store.nodes import LABELS
+from ppt.store.nodes import LABELS, Store
 from ppt.tracking.record import DataName, RunRecord
 
 TRAINING_DATA: tuple[DataName, ...] = ("referring", "object_centric")
@@ -35,10 +35,11 @@ DATA = (*TRAINING_DATA, *SPLITS)
 
 
 def check_inputs(curriculum: Curriculum) -> None:
-    """Check the data sets and both encoders before any work begins.
+    """Check the store, the data sets and both encoders before any work begins.
 
     Raises ConfigError, which names the field, if one of them cannot be used.
     """
+    Store(curriculum.store).check()
     check_data_sets(curriculum.data)
     try:
         encoder_fingerprints(curriculum.model)
@@ -137,7 +138,9 @@ def label_referring(runner: Runner, record: RunRecord, name: DataName, shown: st
 def synthesise(runner: Runner, record: RunRecord) -> None:
     """Make D_ref: its pictures, expressions and labels, and then its features."""
     d_sem, d_ref = record.data["object_centric"], record.data["d_ref"]
-    made = Synthesise(d_sem.samples, d_sem.labels, record.curriculum.synthesis)
+    made = Synthesise(
+        d_sem.samples, d_sem.labels, record.curriculum.model.sam, record.curriculum.synthesis
+    )
     d_ref.samples = d_ref.labels = runner.run(made)
     encode(runner, record, ["d_ref"])
 

@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ppt.config import ConfigError, Curriculum
+from ppt.batches.sampler import LabelTable
+from ppt.config import ConfigError, Curriculum, Stage
 from ppt.curriculum import inputs
 from ppt.curriculum.inputs import DATA, SPLITS, TRAINING_DATA, check_inputs
 from ppt.curriculum.measurements import choose_model, measure_baselines, measure_stage
@@ -37,7 +38,10 @@ from ppt.curriculum.stages import (
 )
 from ppt.report import write_report
 from ppt.report.gallery import stage_panels
+from ppt.steps.progress import print_waiting, print_warning
 from ppt.steps.runner import COMMANDS, Again, OnlyComplete, Repairing, Runner
+from ppt.steps.uses import Noting
+from ppt.store.locks import locked
 from ppt.store.nodes import Node
 from ppt.tracking.folder import RunFolder
 from ppt.tracking.mlflow_runs import Tracker
@@ -75,7 +79,7 @@ def run_curriculum(
         ConfigError: if the curriculum cannot be run as it is.
     """
     check_inputs(curriculum)
-    anew, runner = isinstance(runner, Again), Repairing(runner)
+    anew, runner = isinstance(runner, Again), Noting(Repairing(runner), curriculum.name)
     folder = RunFolder(runner.store, curriculum.name)
     record = RunRecord(curriculum, folder.path)
     if until != "train":
@@ -84,7 +88,11 @@ def run_curriculum(
     trainer = runner if train else OnlyComplete(runner.store)
     make_inputs(runner, record, only_complete=not train)
     parent = sibling.parent if sibling else None
-    with folder, Tracker(record, parent, anew=anew) as tracker:
+    with (
+        locked(runner.store, f"run-{curriculum.name}", partial(print_waiting, curriculum.name)),
+        folder,
+        Tracker(record, parent, anew=anew, tell=print_warning) as tracker,
+    ):
         with _timed(record, "baselines"):
             measure_baselines(runner, record)
         for trained in train_stages(trainer, record, _listening(tracker, runner, sibling)):
@@ -123,27 +131,43 @@ def train_stages(
     Each training is yielded when it is done, and the next one starts when the caller continues.
     `listening` opens the function that is called with the losses of each epoch.
     """
-    c, tables = record.curriculum, inputs.training_tables(record)
+    tables = inputs.training_tables(record)
     checkpoint: Node | None = None
-    for name, stage, run_name in training_runs(c):
+    for name, stage, run_name in training_runs(record.curriculum):
         selected = None
         if stage.select:
             assert checkpoint is not None  # the configuration forbids Select in the first stage
             selected = select_referents(runner, record, tables["h"], checkpoint)
             tables["h"] = replace(tables["h"], labels=selected)
-        training = StageTraining(
-            name=run_name,
-            stage=stage,
-            training=c.training,
-            model=c.model,
-            tables=tables_of(stage, tables),
-            initial=checkpoint,
-            seed=c.seed,
-            resources=c.resources,
-        )
+        training = _training(record.curriculum, run_name, stage, tables, checkpoint)
         with listening(training) as on_epoch:
             checkpoint = runner.train(training, on_epoch)
         yield TrainedStage(name, training, checkpoint, selected, tables["h"])
+
+
+def first_training(record: RunRecord) -> StageTraining:
+    """Return the first training of a run whose labels are made."""
+    _, stage, run_name = next(training_runs(record.curriculum))
+    return _training(record.curriculum, run_name, stage, inputs.training_tables(record), None)
+
+
+def _training(
+    curriculum: Curriculum,
+    name: str,
+    stage: Stage,
+    tables: dict[str, LabelTable],
+    initial: Node | None,
+) -> StageTraining:
+    return StageTraining(
+        name=name,
+        stage=stage,
+        training=curriculum.training,
+        model=curriculum.model,
+        tables=tables_of(stage, tables),
+        initial=initial,
+        seed=curriculum.seed,
+        resources=curriculum.resources,
+    )
 
 
 def make_inputs(runner: Runner, record: RunRecord, *, only_complete: bool = False) -> None:

@@ -156,6 +156,10 @@ class ReferSource:
     def file_size(self, key: str) -> int | None:
         return num_bytes(self._images / key)
 
+    def broken_expressions(self) -> list[Rejected]:
+        """Return the expressions that `read` will reject. No picture is opened."""
+        return [rejected for key in self._refs for rejected in self._expressions(key)[1]]
+
     def _expressions(self, key: str) -> tuple[list[RawExpression], list[Rejected]]:
         """Return the expressions of a picture that can be used, and those that cannot."""
         kept: list[RawExpression] = []

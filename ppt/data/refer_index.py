@@ -9,7 +9,9 @@ import codecs
 import json
 import pickle
 import reprlib
-from collections.abc import Mapping
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from typing import Any
 from ppt.data.source import RawExpression, is_unicode
 
 _REF_KEYS = {"ref_id", "ann_id", "image_id", "split", "sentences"}
+
+_LEAST_MEMORY = 2**30
+"""The bytes that reading a pickle may take, however small it is."""
 
 Id = int | str
 
@@ -59,17 +64,47 @@ class ListedImage:
 def read_refs(path: Path) -> list[Ref]:
     """Read refs(<split_by>).p. Raises ValueError if it is no list of refs."""
     try:
-        with path.open("rb") as stream:
+        with path.open("rb") as stream, _memory_limit(path.stat().st_size):
             # Strings of Python 2 are bytes: UTF-8, or Latin-1 where they cannot be UTF-8.
             refs = _PlainUnpickler(stream, encoding="utf-8", errors="refer_latin1").load()
     except Exception as error:  # on bytes of another kind the unpickler may raise anything
-        raise ValueError(f"{str(path)!r} is no list of refs: {error}") from None
+        told = str(error) or type(error).__name__
+        raise ValueError(f"{str(path)!r} is no list of refs: {told}") from None
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise ValueError(f"{str(path)!r} is no list of refs: it holds a {type(refs).__name__}")
     try:
+        _check_number(refs, path.stat().st_size)
         return [_parse_ref(number, ref) for number, ref in enumerate(refs)]
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from None
+
+
+@contextmanager
+def _memory_limit(num_bytes: int) -> Iterator[None]:
+    """Let this process take only so much more memory as a pickle of `num_bytes` may need.
+
+    A few bytes of a pickle can ask for any number of places for its objects.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + _LEAST_MEMORY + 100 * num_bytes
+    limits = [some for some in (limit, soft, hard) if some != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _check_number(refs: list[dict], num_bytes: int) -> None:
+    """Raise ValueError if there are more sentences than a file of this size can write out.
+
+    A pickle can name one list any number of times.
+    """
+    given = (ref.get("sentences") for ref in refs)
+    number = sum(len(sentences) for sentences in given if isinstance(sentences, list))
+    if number > num_bytes:
+        raise ValueError(f"it claims to have {number:,} sentences in {num_bytes:,} bytes")
 
 
 def _parse_ref(number: int, ref: dict) -> Ref:

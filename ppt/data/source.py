@@ -21,6 +21,9 @@ import numpy as np
 
 from ppt.config import ConfigError, Data, DataFormat
 
+MAX_CHARACTERS = 10_000
+"""The most characters of an expression that is accepted (our choice)."""
+
 
 @dataclass(frozen=True)
 class RawExpression:
@@ -140,9 +143,9 @@ def split_expressions(
 ) -> tuple[list[RawExpression], list[Rejected]]:
     """Strip the texts of expressions, and reject those that cannot be used.
 
-    Rejected are what is no text, text that holds half of a surrogate pair and so cannot be stored,
-    and text without a letter or digit. Kept texts are in Unicode's form NFC, in which an accented
-    letter is one character.
+    Rejected are what is no text, text of more than `MAX_CHARACTERS`, text that holds half of a
+    surrogate pair and so cannot be stored, and text without a letter or digit. Kept texts are in
+    Unicode's form NFC, in which an accented letter is one character.
     """
     kept, rejected = [], []
     for expression in expressions:
@@ -158,6 +161,8 @@ def split_expressions(
 def _checked_text(text: Any) -> str:
     if not isinstance(text, str):
         raise ValueError(f"expression is no text: {reprlib.repr(text)}")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"expression has {len(text):,} characters, more than {MAX_CHARACTERS:,}")
     if not is_unicode(text):
         raise ValueError(f"expression {text!r} is no valid Unicode text")
     text, given = unicodedata.normalize("NFC", text).strip(), text

@@ -15,11 +15,12 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from ppt.config import Resources
+from ppt.config import ConfigError, Resources
 from ppt.models.loaded import use_device
 from ppt.steps.progress import prepare_folder, progress_bar
 from ppt.steps.step import Step
 from ppt.store.checksums import DamagedFile
+from ppt.store.disk import disk_fault
 from ppt.store.nodes import Node
 
 MAX_ATTEMPTS = 3
@@ -34,13 +35,18 @@ class StepError(RuntimeError):
     """A bucket could not be made; the message names the node, the bucket and the cause."""
 
 
-def damage_in(error: BaseException) -> DamagedFile | None:
-    """Return the damaged file because of which an actor or a training's worker failed, if any."""
+def told_in(error: BaseException) -> ConfigError | None:
+    """Return what to tell the user about the failure of an actor or of a training's worker.
+
+    It is a damaged file, or a disk that cannot be written; None if it is anything else.
+    """
     waiting, seen = [error], set[int]()
     while waiting:
         one = waiting.pop()
         if isinstance(one, DamagedFile) and not isinstance(one, RayTaskError):
             return one
+        if told := disk_fault(one):
+            return told
         seen.add(id(one))
         causes = [one.__cause__, one.__context__, getattr(one, "cause", None)]
         causes += getattr(one, "worker_failures", {}).values()
@@ -82,15 +88,15 @@ class ActorPool:
     def make(self, node: Node, step: Step) -> None:
         """Make the missing buckets of `node`, then its manifest.
 
-        Raises StepError if a bucket cannot be made, and DamagedFile if a file that it is made of is
-        damaged.
+        Raises StepError if a bucket cannot be made, DamagedFile if a file that it is made of is
+        damaged, and ConfigError if the disk cannot be written.
         """
         todo = prepare_folder(node)
         # If only some of the buckets are missing, their number of rows is unknown.
         total = step.total() if len(todo) == node.num_buckets else None
         with progress_bar(step.title, total) as advance:
             self._run_buckets(node, step, todo, advance)
-        node.write_manifest()
+        node.write_manifest(**step.facts())
 
     def _run_buckets(
         self, node: Node, step: Step, todo: Sequence[int], advance: Callable[[int], None]
@@ -112,8 +118,8 @@ class ActorPool:
             try:
                 rows = ray.get(done)
             except RayTaskError as error:
-                if damage := damage_in(error):
-                    raise damage from None
+                if told := told_in(error):
+                    raise told from None
                 raise StepError(f"{node.kind} {node.digest}, bucket {of}: {error}") from error
             except (ActorDiedError, ActorUnavailableError) as error:
                 lost[of] += 1

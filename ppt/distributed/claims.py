@@ -3,7 +3,8 @@
 The first run that claims a node makes it, and the others wait and use the result. A claim is a
 lease, which the holder's process renews. If that process or its machine dies, the lease expires and
 another run continues from what is in the store. The leases are kept by one named actor of the
-cluster; runs on different clusters do not see each other's claims.
+cluster; runs on different clusters do not see each other's claims, and
+are kept apart by the locks of a local store (`ppt.store.locks`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
 
 from ppt.distributed.ray_private import HEAD
+from ppt.steps.progress import print_waiting
+from ppt.store.locks import locked
 from ppt.store.nodes import Node
 
 LEASE_SECONDS = 20.0
@@ -101,8 +105,11 @@ def leases_actor(seconds: float = LEASE_SECONDS) -> Any:
 
 
 @contextmanager
-def claim(node: Node) -> Iterator[bool]:
+def claim(node: Node, title: str) -> Iterator[bool]:
     """Wait until `node` is complete, or until this process may make it.
+
+    If another run is making it, a line says that `title` is waited for. The lock of a local store
+    comes first, because runs on other clusters have no part in the leases.
 
     Yields True if the block must make the node, and False if the node is complete. A node that is
     complete at the beginning needs no lease.
@@ -110,11 +117,16 @@ def claim(node: Node) -> Iterator[bool]:
     if node.is_complete():
         yield False
         return
-    leases, what, holder = leases_actor(), node.folder, uuid.uuid4().hex
-    while not ray.get(leases.acquire.remote(what, holder)):
-        time.sleep(ASK_SECONDS)
-    with _renewed(leases, what, holder):
-        yield not node.is_complete()  # the former holder may have completed it
+    with locked(node.store, node.digest, partial(print_waiting, title)):
+        leases, what, holder = leases_actor(), node.folder, uuid.uuid4().hex
+        told = False
+        while not ray.get(leases.acquire.remote(what, holder)):
+            if not told:
+                print_waiting(title)
+                told = True
+            time.sleep(ASK_SECONDS)
+        with _renewed(leases, what, holder):
+            yield not node.is_complete()  # the former holder may have completed it
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,10 @@ import ray
 import ray.data
 
 from ppt.config import ConfigError, Resources
-from ppt.distributed.ray_private import get_num_cpus
+from ppt.distributed.ray_private import Node, get_num_cpus
+
+STARTS = 3
+"""The number of attempts to start Ray."""
 
 
 @contextmanager
@@ -19,20 +23,46 @@ def connected(resources: Resources, *, dashboard: bool = False) -> Iterator[None
     """Connect to the cluster, check that the run fits, and disconnect after the block.
 
     Ray's own messages stay in its log files. With `dashboard`, a cluster that is started here gets
-    a dashboard. Raises ConfigError if the run does not fit.
+    a dashboard. Raises ConfigError if the run does not fit, or if Ray does not start.
     """
     # Ray Train asks its workers at this interval whether they are done: a training ends sooner.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     already = ray.is_initialized()
     if not already:
-        ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+        _start(dashboard)
     try:
         check_fits(resources)
         yield
     finally:
         if not already:
             ray.shutdown()
+
+
+def _start(dashboard: bool) -> None:
+    """Connect to the cluster, or start one. On a busy machine Ray may need several attempts."""
+    for _ in range(STARTS):
+        try:
+            ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            _end_processes(error)
+            reason = " ".join(str(error).split())
+    raise ConfigError(
+        f"Ray did not start in {STARTS} attempts ({reason}): run the command again when this "
+        "machine is less busy, or add --local to run without Ray"
+    )
+
+
+def _end_processes(error: Exception) -> None:
+    """End the processes of the node that has raised `error` as it started."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(node := frame.f_locals.get("self"), Node):
+            node.kill_all_processes(check_alive=False)
+            return
 
 
 def check_fits(resources: Resources) -> None:

@@ -10,12 +10,15 @@
   public setting silences it.
 - `HEAD` is a resource that only the head node of a Ray cluster has. There is no public way to
   place an actor on the head node.
+- `Node` holds the processes that `ray.init` has started. When they do not come up in time, Ray
+  leaves them running until this process ends, and `ray.shutdown` does not know them.
 """
 
+from ray._private.node import Node
 from ray._private.utils import get_num_cpus
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 HEAD = "node:__internal_head__"
 RUNTIME_ENV_LOGGER = "ray._private.runtime_env"
 
-__all__ = ["HEAD", "RUNTIME_ENV_LOGGER", "ExecutionCallback", "get_num_cpus"]
+__all__ = ["HEAD", "RUNTIME_ENV_LOGGER", "ExecutionCallback", "Node", "get_num_cpus"]

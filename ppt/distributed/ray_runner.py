@@ -28,7 +28,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from ppt.config import Curriculum, Resources
-from ppt.distributed.actors import ActorPool, damage_in
+from ppt.distributed.actors import ActorPool, told_in
 from ppt.distributed.claims import claim
 from ppt.distributed.cluster import connected, fits_beside_training
 from ppt.distributed.monitor import watch
@@ -61,7 +61,7 @@ class RayRunner:
         node = step.node(self.store)
         if not node.is_complete():
             self._connect()
-            with claim(node) as ours:
+            with claim(node, step.title) as ours:
                 if ours:
                     self.pool.make(node, step)
         return node
@@ -73,12 +73,12 @@ class RayRunner:
             self._connect()
             if not fits_beside_training(self.resources, self.runs):
                 self.pool.close()
-            with claim(node) as ours:
+            with claim(node, stage.title) as ours:
                 if ours:
                     try:
                         _train_stage(stage, node, on_epoch)
                     except TrainingFailedError as error:
-                        raise damage_in(error) or error from None
+                        raise told_in(error) or error from None
         if not ours:
             for metrics in node.manifest()["history"]:
                 on_epoch(metrics)
@@ -126,16 +126,16 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     if monitor:
         ray.get(monitor.restart.remote(worker.history, worker.num_iterations))
     streams = stream_epochs(
-        worker.plan,
-        stage.tables,
+        stage.reader(worker.plan),
         epochs=worker.epochs_left,
         rank=rank,
         world_size=world_size,
         cpus_per_reader=stage.resources.cpus_per_reader,
+        pin=worker.device.type == "cuda",
     )
-    for epoch, tables in zip(worker.epochs_left, streams, strict=True):
+    for epoch, batches in zip(worker.epochs_left, streams, strict=True):
         losses = worker.train_epoch(
-            epoch, tables, rank=rank, on_iteration=monitor.advance.remote if monitor else None
+            epoch, batches, on_iteration=monitor.advance.remote if monitor else None
         )
         if rank == 0:
             log_epoch(config["node"], epoch)

@@ -1,33 +1,52 @@
-"""Batches by Ray Data: rows of a plan go in, Arrow tables with features and labels come out."""
+"""Batches by Ray Data: a task plans and reads the iterations of a part of an epoch.
+
+A row of a block is an iteration, so that it does not matter how Ray cuts or joins blocks. The row
+holds the batch as the reader made it; the trainer's process gets views of the object store's memory
+and copies nothing.
+"""
 
 from __future__ import annotations
 
 import functools
+import pickle
 import time
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import ray.data
+import torch
 from ray.data import TaskPoolStrategy
+from ray.data.collate_fn import ArrowBatchCollateFn
 
-from ppt.batches.gather import gather
-from ppt.batches.sampler import LabelTable, Plan
+from ppt.batches.batch import Batch
+from ppt.batches.gather import StageReader
 from ppt.distributed.ray_private import ExecutionCallback
-from ppt.store.arrays import is_tensor, tensor_bytes
-from ppt.store.lookup import mapped
+
+# The tensors of a batch are views of the object store, which is read-only; nobody writes to them.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 
 READERS = 1
-"""The number of tasks that fetch rows for one worker at the same time.
+"""The number of tasks that read for one worker at the same time.
 
-Each task is a process with torch in its memory. One task is enough, because a block of many
-iterations is read in the time that a few iterations take.
+Each task is a process with torch in its memory. It stays some blocks ahead of the training, and Ray
+lets it rest when these are not taken.
+"""
+
+TASKS_AN_EPOCH, ITERATIONS_A_TASK = 8, 32
+"""The most tasks among which an epoch is divided, and the fewest iterations that one of them reads.
+
+What a lost reader has read of its part is read again, and each task costs some milliseconds.
 """
 
 BLOCK_BYTES = 32 * 2**20
-"""The approximate size of a block of fetched rows."""
+"""The size of a block above which it is handed on; it holds one or more iterations."""
 
+BATCHES_AHEAD = 2
+"""The number of batches that are ready in the training process beside the one that it is given."""
 
 PAUSE_SECONDS = 0.02
 """The time that Ray Data's scheduling loop rests after each round."""
@@ -46,83 +65,116 @@ class Pause(ExecutionCallback):
 
 
 def stream_epochs(
-    plan: Plan,
-    tables: Sequence[LabelTable],
+    reader: StageReader,
     *,
     epochs: range,
     rank: int,
     world_size: int,
     cpus_per_reader: float,
-) -> Iterator[Iterator[pa.Table]]:
-    """Yield for each epoch an iterator of this worker's tables, one for each iteration.
+    pin: bool = False,
+) -> Iterator[Iterator[Batch]]:
+    """Yield for each epoch an iterator of this worker's batches, one for each iteration.
 
     One execution of Ray Data serves all epochs, because starting one costs more than a short epoch.
 
     Args:
-        plan: the plan of the stage.
-        tables: the label tables to which the plan refers.
+        reader: reads the batches of the stage.
         epochs: the epochs to stream, numbered from 1.
         rank: the number of this worker.
         world_size: the number of workers.
-        cpus_per_reader: the CPUs that a fetching task reserves.
+        cpus_per_reader: the CPUs that a reading task reserves.
+        pin: whether the batches are copied to pinned memory, from which a GPU copies them while the
+            host goes on.
     """
     if not epochs:
         return
-    blocks: list[pa.Table] = []
-    iterations_a_block = max(1, BLOCK_BYTES // _bytes_an_iteration(plan, tables, world_size))
-    for epoch in epochs:
-        blocks += _split(plan.epoch(epoch, rank, world_size), iterations_a_block)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True  # otherwise equal seeds give different runs
     context.custom_execution_callback_classes = [Pause]
+    context.target_max_block_size = BLOCK_BYTES
+    num_iterations = reader.plan.num_iterations
+    step = max(-(-num_iterations // TASKS_AN_EPOCH), ITERATIONS_A_TASK)
+    parts = [(epoch, start) for epoch in epochs for start in range(0, num_iterations, step)]
     # `from_arrow` would reserve a whole CPU for each block, but the training holds the CPUs.
-    dataset = ray.data.from_blocks(blocks).map_batches(
-        functools.partial(gather, tables=tables),
+    dataset = ray.data.from_blocks(
+        [
+            pa.table(
+                {"epoch": [epoch], "start": [start], "stop": [min(start + step, num_iterations)]}
+            )
+            for epoch, start in parts
+        ]
+    ).map_batches(
+        functools.partial(_read, reader=ray.put(reader), rank=rank, world_size=world_size),
         batch_format="pyarrow",
         batch_size=None,
-        zero_copy_batch=True,
         num_cpus=cpus_per_reader,
         compute=TaskPoolStrategy(size=READERS),
     )
-    iterations = _iterations(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-    for _, group in groupby(iterations, key=lambda item: item[0][0]):
-        yield (table for _, table in group)
+    rows = dataset.iter_torch_batches(
+        batch_size=1, prefetch_batches=BATCHES_AHEAD, collate_fn=_FromRow(pin), device="cpu"
+    )
+    batches = iter(cast(Any, rows))
+    for epoch in epochs:
+        yield _in_order(islice(batches, num_iterations), epoch)
 
 
-def _bytes_an_iteration(plan: Plan, tables: Sequence[LabelTable], world_size: int) -> int:
-    """Return the size of one worker's features in an iteration."""
-    schema = mapped(tables[0].features, 0).schema
-    row = sum(tensor_bytes(field) for field in schema if is_tensor(field))
-    return max(1, row * plan.batch_size // world_size)
+def _in_order(batches: Iterator[tuple[tuple[int, int], Batch]], epoch: int) -> Iterator[Batch]:
+    """Yield the batches of an epoch, and check that they come in the order of the plan."""
+    for number, (place, batch) in enumerate(batches):
+        assert place == (epoch, number), f"epoch {epoch}, iteration {number}: got {place}"
+        yield batch
 
 
-def _split(epoch: pa.Table, iterations_a_block: int) -> list[pa.Table]:
-    """Cut an epoch's plan into blocks of whole iterations."""
-    block = epoch["iteration"].to_numpy() // iterations_a_block
-    bounds = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(block)]
-    return [epoch.slice(a, b - a) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+def _read(parts: pa.Table, reader: Any, rank: int, world_size: int) -> Iterator[pa.Table]:
+    """Yield a row for each iteration of parts of epochs; `reader` is a reference of Ray."""
+    stage_reader: StageReader = ray.get(reader)
+    for part in parts.to_pylist():
+        chosen = range(part["start"], part["stop"])
+        batches = stage_reader.batches(part["epoch"], rank, world_size, chosen)
+        for iteration, batch in zip(chosen, batches, strict=True):
+            yield to_row((part["epoch"], iteration), batch)
 
 
-def _iterations(blocks: Iterator[pa.Table]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-    """Yield ((epoch, iteration), table) of each iteration.
+def to_row(place: tuple[int, int], batch: Batch) -> pa.Table:
+    """Make a row of a batch and its place, (epoch, iteration).
 
-    An iteration may be spread over several blocks, because Ray may cut a large block anywhere.
+    The column `head` is the pickled batch without its tensors' memory, of which each further column
+    holds one piece without a copy.
     """
-    held: list[pa.Table] = []
-    key: tuple[int, int] | None = None
-    for block in blocks:
-        keys = np.stack([block["epoch"].to_numpy(), block["iteration"].to_numpy()], axis=1)
-        cuts = np.flatnonzero((np.diff(keys, axis=0) != 0).any(axis=1)) + 1
-        bounds = [0, *cuts.tolist(), len(keys)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
-            if stop == start:
-                continue
-            current = (int(keys[start, 0]), int(keys[start, 1]))
-            if key is not None and current != key:
-                yield key, pa.concat_tables(held)
-                held = []
-            key = current
-            held.append(block.slice(start, stop - start))
-    if key is not None:
-        yield key, pa.concat_tables(held)
+    pieces: list[pickle.PickleBuffer] = []
+    arrays = batch.mapped(lambda tensor: cast(Any, tensor.numpy()))
+    head = pickle.dumps((place, arrays), protocol=5, buffer_callback=pieces.append)
+    columns = {"head": pa.array([head], pa.large_binary())}
+    for number, piece in enumerate(pieces):
+        data = pa.py_buffer(piece.raw())
+        offsets = pa.py_buffer(np.array([0, data.size], np.int64))
+        columns[f"piece_{number}"] = pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), 1, [None, offsets, data]
+        )
+    return pa.table(columns)
+
+
+def from_row(row: pa.Table) -> tuple[tuple[int, int], Batch]:
+    """Return the place and the batch of a row. The tensors are views of the row's memory."""
+    head, *pieces = (_memory(column.chunk(0)) for column in row.columns)
+    place, arrays = pickle.loads(head, buffers=pieces)
+    return place, arrays.mapped(torch.from_numpy)
+
+
+def _memory(column: pa.LargeBinaryArray) -> pa.Buffer:
+    """Return the bytes of a column of one row without the copy that a scalar of Arrow makes."""
+    _, offsets, data = column.buffers()
+    start, stop = np.frombuffer(offsets, np.int64)[column.offset : column.offset + 2].tolist()
+    return data.slice(start, stop - start)
+
+
+class _FromRow(ArrowBatchCollateFn):
+    """Makes the batch of a row, if wanted in pinned memory; Ray Data calls it in its threads."""
+
+    def __init__(self, pin: bool) -> None:
+        self.pin = pin
+
+    def __call__(self, batch: pa.Table) -> Any:
+        place, made = from_row(batch)
+        return place, made.mapped(torch.Tensor.pin_memory) if self.pin else made

@@ -12,7 +12,7 @@ from pathlib import Path
 from ppt.config import Data, DataFormat
 from ppt.data.expected import SplitCount
 from ppt.data.refer import ReferData, split_counts
-from ppt.data.source import Source, group_reasons
+from ppt.data.source import Rejected, Source, group_reasons
 from ppt.data.table import TableData, TableSource
 from ppt.doctor.check import Check
 from ppt.doctor.published import (
@@ -75,10 +75,13 @@ def _check_refer(name: str, config: ReferData) -> tuple[Check, Content | None]:
     if all(count.missing_pictures == count.pictures for count in chosen):
         check = Check(name, "missing", label + told, where_pictures(config))
         return check, published_content(config)
-    content = _content(config.open())
-    if all(count.is_whole for count in chosen):
+    source = config.open()
+    content, broken = _content(source), source.broken_expressions()
+    if all(count.is_whole for count in chosen) and not broken:
         return Check(name, "ok", label + told), content
     todo = []
+    if broken:
+        todo.append(f"{len(broken):,} expressions will be quarantined: {_tell_reasons(broken)}")
     if any(count.missing_pictures for count in chosen):
         todo.append(f"pictures that are missing are quarantined: {where_pictures(config)}")
     if any(count.expected_refs not in (None, count.refs) for count in chosen):
@@ -112,15 +115,21 @@ def _check_table(
     content = Content(there.pictures, usable, there.num_bytes)
     if not broken:
         return Check(name, "ok", found), content
-    reasons = group_reasons((row.reason, 1) for row in broken)
-    told = ", ".join(f"{number:,} as {reason}" for number, reason in reasons[:MOST_NAMED])
-    if len(reasons) > MOST_NAMED:
-        told += f", and for {len(reasons) - MOST_NAMED} other reasons"
+    told = _tell_reasons(broken)
     if len(missing := source.missing_pictures()) > 1:
         told += f"; pictures that are missing: {_name_some(missing)}"
     if not usable:
         return Check(name, "wrong", found, f"correct the table or its files: {told}"), None
     return Check(name, "warning", found, f"{len(broken):,} will be quarantined: {told}"), content
+
+
+def _tell_reasons(broken: list[Rejected]) -> str:
+    """Return how many expressions cannot be used for which reasons, the most frequent first."""
+    reasons = group_reasons((one.reason, 1) for one in broken)
+    told = ", ".join(f"{number:,} as {reason}" for number, reason in reasons[:MOST_NAMED])
+    if len(reasons) > MOST_NAMED:
+        told += f", and for {len(reasons) - MOST_NAMED} other reasons"
+    return told
 
 
 # ---------------------------------------------------------------- every other format

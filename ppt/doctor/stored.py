@@ -32,7 +32,7 @@ def examine_store(store: Store) -> Iterator[Examined]:
     Raises ConfigError if there is no store.
     """
     store.fs.invalidate_cache()
-    if not store.fs.isdir(f"{store.path}/store"):
+    if not store.check():
         raise ConfigError(f"no store at {store.root!r}: give the `store` of a curriculum")
     for folder in _folders(store, "store", "*", "*"):
         kind, digest = folder.split("/")[-2:]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ppt.experiments.ablation import Ablation
 from ppt.experiments.table3 import METRICS
-from ppt.tracking.mlflow_runs import STATE_FILE, experiment, mlflow_name, quiet_client
+from ppt.tracking.mlflow_runs import STATE_FILE, experiment, mlflow_name, needed, quiet_client
 
 
 def log_ablation(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
@@ -17,6 +17,11 @@ def log_ablation(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
 
     The run gets each line's mean metrics, the numbers of stage-epochs, and `files` as artifacts.
     """
+    with needed(uri):
+        _log(uri, ablation, files)
+
+
+def _log(uri: str, ablation: Ablation, files: Iterable[Path]) -> None:
     from mlflow.entities import Metric
 
     client = quiet_client(uri)

@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppt.config import ConfigError
 from ppt.experiments.sweep import Sweep
 from ppt.experiments.sweep_results import SUMMARY, SweepRecord, Trial, write_sweep
 from ppt.experiments.trials import METRIC, TIME, Planned, curriculum_here, num_epochs_of
+from ppt.store.disk import replacing
 from ppt.store.nodes import Node, Store, digest_of
 from ppt.tracking.folder import RunFolder
 from ppt.tracking.mlflow_runs import (
@@ -23,11 +24,15 @@ from ppt.tracking.mlflow_runs import (
     end_running_below,
     experiment,
     flatten,
+    needed,
     quiet_client,
     tracking_uri,
 )
 from ppt.tracking.record import stage_epochs
 from ppt.training.stage import epochs_trained
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @contextmanager
@@ -46,14 +51,17 @@ def tracked(
     path = Path(folder.path).resolve()
     path.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri(path)
-    client = quiet_client(uri)
     config = digest_of([sweep.model_dump(mode="json", exclude={"max_concurrent"}), list(overrides)])
     if resume:
         state = _state(path, config, sweep)
-        client.update_run(state["parent"], status="RUNNING")
+        with needed(uri):
+            client = quiet_client(uri)
+            client.update_run(state["parent"], status="RUNNING")
     else:
         tags = {"ppt.kind": "sweep"}
-        made = client.create_run(experiment(client, uri), run_name=sweep.name, tags=tags)
+        with needed(uri):
+            client = quiet_client(uri)
+            made = client.create_run(experiment(client, uri), run_name=sweep.name, tags=tags)
         shared = os.environ.get("MLFLOW_TRACKING_URI") or folder.store.is_local
         state = {
             "name": sweep.name,
@@ -63,9 +71,11 @@ def tracked(
             "uri": uri if shared else None,
             "overrides": list(overrides),
         }
-        (path / SUMMARY).write_text(json.dumps(state, indent=2))
+        with replacing(path / SUMMARY) as temporary:
+            temporary.write_text(json.dumps(state, indent=2))
         folder.publish()
-    run = Run(client, state["parent"])
+    with needed(uri):
+        run = Run(client, state["parent"])
     unused = {"num_samples", "seed"} if sweep.search == "grid" else set()
     params = flatten(sweep.model_dump(mode="json", exclude={"space", *unused}))
     params["overrides"] = " ".join(overrides)
@@ -85,6 +95,11 @@ def _state(path: Path, config: str, sweep: Sweep) -> dict[str, Any]:
         state = json.loads((path / SUMMARY).read_text())
     except FileNotFoundError:
         raise ConfigError(f"--resume: sweep {sweep.name!r} has not begun in {path}") from None
+    except ValueError as error:
+        raise ConfigError(
+            f"--resume: {path / SUMMARY} is cut short or damaged ({error}): start anew without "
+            "--resume (what is trained is found)"
+        ) from None
     if state["config"] != config:
         before = " ".join(state["overrides"]) or "none"
         raise ConfigError(
@@ -149,9 +164,16 @@ def _trial(
 
 def write_record(record: SweepRecord, state: Mapping[str, Any]) -> None:
     """Write the sweep's files, and log them and the sweep's figures in MLflow."""
-    client = quiet_client(tracking_uri(record.folder))
+    paths, uri = write_sweep(record, state), tracking_uri(record.folder)
+    with needed(uri):
+        _log_sweep(quiet_client(uri), record, state, paths)
+
+
+def _log_sweep(
+    client: MlflowClient, record: SweepRecord, state: Mapping[str, Any], paths: Sequence[Path]
+) -> None:
     end_running_below(client, state["parent"])  # Tune kills the process of a trial that it stops
-    for path in write_sweep(record, state):
+    for path in paths:
         client.log_artifact(state["parent"], str(path))
     figures = {name: getattr(record, name) for name in ("trained", "distinct", "without_sharing")}
     run = Run(client, state["parent"])

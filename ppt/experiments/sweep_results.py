@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ppt.experiments.sweep import Sweep, Values
+from ppt.store.disk import replacing
 
 SUMMARY, TABLE, PICTURE = "sweep.json", "trials.csv", "importance.png"
 
@@ -90,7 +91,8 @@ def write_sweep(record: SweepRecord, facts: Mapping[str, Any]) -> list[Path]:
     """
     folder = Path(record.folder)
     paths = [folder / name for name in (SUMMARY, TABLE, PICTURE)]
-    paths[0].write_text(json.dumps({**facts, **summarise_sweep(record)}, indent=2))
+    with replacing(paths[0]) as temporary:  # `--resume` needs the facts
+        temporary.write_text(json.dumps({**facts, **summarise_sweep(record)}, indent=2))
     _write_table(record, paths[1])
     draw_importance(record).savefig(paths[2], dpi=120)
     return paths

@@ -29,6 +29,12 @@ MAX_PIXELS = 50_000_000
 MAX_BYTES = 2**27
 """The most bytes of a picture's file that is read (our choice)."""
 
+FORMATS = (
+    *("AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF"),
+    "WEBP",
+)
+"""The formats that are read, by Pillow's names. Pillow gives EPS to Ghostscript, which runs it."""
+
 _LOSSLESS_SIDE = 256  # pictures with a longer side are stored as JPEG, all others as PNG
 
 
@@ -107,7 +113,7 @@ def _decoding(what: str, data: bytes | Image.Image) -> Iterator[Image.Image]:
     if data == b"":
         raise UnreadablePicture(f"{what} is an empty file")
     try:
-        yield data if isinstance(data, Image.Image) else Image.open(io.BytesIO(data))
+        yield data if isinstance(data, Image.Image) else _open(data)
     except UnidentifiedImageError:
         raise UnreadablePicture(f"{what} has no known picture format") from None
     except Image.DecompressionBombError as error:
@@ -117,6 +123,12 @@ def _decoding(what: str, data: bytes | Image.Image) -> Iterator[Image.Image]:
     except Exception as error:  # a broken file raises what its decoder happens to stumble over
         reason = str(error) or type(error).__name__
         raise UnreadablePicture(f"{what} cannot be decoded: {reason}") from None
+
+
+def _open(data: bytes) -> Image.Image:
+    """Open a picture of `FORMATS`, as far as this Pillow has them."""
+    Image.init()
+    return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def read_file(folder: Path, name: str, what: str = "picture") -> bytes:

@@ -1,4 +1,4 @@
-"""Point prompts for SAM, chosen from a similarity map, or drawn from a mask as training targets.
+"""Point prompts for SAM, chosen from a similarity map.
 
 Points are (x, y), normalised to [0, 1] of the original picture. Labels are 1 for foreground and 0
 for background. "Cells" are the entries of a similarity map of `side` x `side`.
@@ -111,29 +111,3 @@ def _spread(cells: np.ndarray, first: int, count: int, side: int) -> np.ndarray:
         taken.append(int(cells[farthest]))
         distance = np.minimum(distance, np.hypot(*(places - places[farthest]).T))
     return np.array(taken)
-
-
-def sample_box_points(
-    mask: np.ndarray, num_points: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw points uniformly in the box of a mask, bool [H, W] (Section 3.2).
-
-    Points inside the mask are positive, all others negative. If no point is positive, the first one
-    is replaced by a point inside the mask (our choice).
-
-    Returns:
-        The points, float32 [M, 2], and their labels, float32 [M].
-
-    Raises:
-        ValueError: if the mask is empty.
-    """
-    x0, y0, x1, y1 = mask_to_box(mask)
-    points = rng.uniform((x0, y0), (x1, y1), (num_points, 2))
-    columns, rows = points.astype(np.int64).T
-    labels = mask[rows, columns]
-    if not labels.any():
-        pixel = rng.choice(np.flatnonzero(mask))
-        points[0] = np.array([pixel % mask.shape[1], pixel // mask.shape[1]]) + rng.random(2)
-        labels[0] = True
-    height, width = mask.shape
-    return (points / (width, height)).astype(np.float32), labels.astype(np.float32)

@@ -14,6 +14,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
+from torch.nn import functional as F
 
 from ppt.config import SamConfig
 from ppt.models.frozen import Frozen, hash_tensors
@@ -146,7 +147,8 @@ class SamSegmenter(Frozen):
             labels: [P, M].
         """
         prompt, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
-        sparse, dense = prompt(points=(coords, labels), boxes=None, masks=None)
+        sparse = self._point_tokens(coords, labels)
+        dense = prompt.no_mask_embed.weight[:, :, None, None]
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
         position = prompt.get_dense_pe().expand(len(sparse), -1, -1, -1)
@@ -162,6 +164,20 @@ class SamSegmenter(Frozen):
         logits = (kernels @ upscaled.flatten(2)).unflatten(-1, upscaled.shape[-2:])
         predicted_iou = decoder.iou_prediction_head(hidden[:, 0])
         return logits, predicted_iou[:, chosen.start : chosen.stop]
+
+    def _point_tokens(self, coords: Tensor, labels: Tensor) -> Tensor:
+        """Return what the prompt encoder makes of points without a box, [P, M + 1, C].
+
+        It is computed for all labels at once: the prompt encoder itself picks the points of each
+        label, for which a GPU's host has to wait.
+        """
+        prompt = self.sam.prompt_encoder
+        coords = F.pad(coords + 0.5, (0, 0, 0, 1))  # as without a box, with one point of no label
+        labels = F.pad(labels, (0, 1), value=-1)
+        tokens = prompt.pe_layer.forward_with_coords(coords, prompt.input_image_size)
+        tokens = tokens.masked_fill((labels == -1)[..., None], 0.0)
+        kinds = [prompt.not_a_point_embed, *prompt.point_embeddings[:2]]
+        return tokens + torch.cat([kind.weight for kind in kinds])[labels.long() + 1]
 
     def valid_mask(self, sizes: Tensor) -> Tensor:
         inside = self._input_sizes(sizes)
@@ -190,5 +206,6 @@ class SamSegmenter(Frozen):
         return ResizeLongestSide.get_preprocess_shape(height, width, self.image_size)
 
     def _input_sizes(self, sizes: Tensor) -> Tensor:
-        inside = [self._input_size(height, width) for height, width in sizes.tolist()]
-        return torch.tensor(inside, dtype=torch.float32, device=sizes.device).view(-1, 2)
+        """Return `_input_size` of sizes [I, 2], float32, without a look at their values."""
+        scale = self.image_size / sizes.amax(-1, keepdim=True).double()
+        return (sizes * scale + 0.5).floor().float()

@@ -15,6 +15,7 @@ from ppt.report.gallery import change_gallery, outcome_gallery
 from ppt.report.sentences import UNKNOWN, Comparison, changes, compare
 from ppt.report.sources import CONTEXT, REFERENT, select_rounds, training_sources
 from ppt.report.templates import template
+from ppt.store.disk import replacing
 from ppt.tracking.record import RunRecord
 from ppt.tracking.summary import summarise
 
@@ -24,7 +25,8 @@ def write_report(record: RunRecord, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     page = template("page.html.jinja").render(_context(record))
-    path.write_text(page, encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ppt.config import ConfigError
+from ppt.config.messages import one_line
 from ppt.data.source import RawExpression, split_expressions
 from ppt.data.table_file import read_csv
 from ppt.images.masks import decode_rle
@@ -229,12 +230,12 @@ def _by_picture(rows: Iterator[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def _rejected(row: Row, reason: str | None) -> dict[str, Any]:
+def _rejected(row: Row, reason: str) -> dict[str, Any]:
     return {
         "picture": row.picture,
         "expression_id": str(row.number),
         "num_expressions": 1,
-        "reason": reason,
+        "reason": one_line(reason),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,20 +100,41 @@ def _of_run(run: Path, stage: str | None) -> tuple[Path, Calibration | None]:
     Without `stage`, it is the run's chosen stage. Older summaries name none, so that the last stage
     is taken.
     """
-    summary = json.loads((run / SUMMARY).read_text())
-    if stage is None and (chosen := summary.get("chosen")):
-        stage = chosen["stage"]
-    names = [row["name"] for row in summary["stages"]]
-    fits = [n for n in names if stage is None or stage in (n, n.rpartition(".")[0])]
+    try:
+        chosen, trained = _of_summary(unseal((run / SUMMARY).read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        told = str(error) if type(error) in (OSError, ValueError) else "is damaged"
+        raise ConfigError(
+            f"checkpoint: {run / SUMMARY} {told}: run `ppt report` with the run's curriculum and "
+            "overrides, which writes it again"
+        ) from None
+    wanted = stage or chosen
+    fits = [name for name in trained if wanted in (None, name, name.rpartition(".")[0])]
     if not fits:
-        trained = ", ".join(names) or "no stage"
-        raise ConfigError(f"stage: {str(run)!r} has trained {trained}, got {stage!r}")
-    name = fits[-1]
-    (calibration,) = [row.get("calibration") for row in summary["stages"] if row["name"] == name]
-    return (
-        run.parent / "store" / "checkpoints" / summary["digests"][f"checkpoints.{name}"],
-        Calibration(tuple(calibration["weights"]), calibration["bias"]) if calibration else None,
-    )
+        names = ", ".join(trained) or "no stage"
+        raise ConfigError(f"stage: {str(run)!r} has trained {names}, got {wanted!r}")
+    digest, calibration = trained[fits[-1]]
+    return run.parent / "store" / "checkpoints" / digest, calibration
+
+
+def _of_summary(
+    summary: dict[str, Any],
+) -> tuple[str | None, dict[str, tuple[str, Calibration | None]]]:
+    """Return the chosen stage, if there is one, and what the summary tells of each stage.
+
+    Raises LookupError, TypeError or ValueError if it is no summary.
+    """
+    chosen = summary.get("chosen")
+    trained: dict[str, tuple[str, Calibration | None]] = {}
+    for row in summary["stages"]:
+        digest, found = summary["digests"][f"checkpoints.{row['name']}"], row.get("calibration")
+        calibration = (
+            Calibration(tuple(map(float, found["weights"])), float(found["bias"]))
+            if found
+            else None
+        )
+        trained[str(row["name"])] = str(digest), calibration
+    return str(chosen["stage"]) if chosen else None, trained
 
 
 def _runs_in(folder: Path) -> str:

@@ -25,7 +25,7 @@ from ppt.models.loaded import (
 )
 from ppt.models.segmenter import Segmenter
 from ppt.steps.step import Step
-from ppt.store.arrays import tensor_field, to_tensors
+from ppt.store.arrays import ragged_field, tensor_field, to_ragged, to_tensors
 from ppt.store.nodes import DATA, BucketOutput, Count, Node, bucket_of, digest_of
 
 BATCH_SIZE = 32
@@ -234,20 +234,20 @@ class _EncodeTexts(Step):
 
 @dataclass(frozen=True)
 class EncodeWords(_EncodeTexts):
-    """The word features of each unique expression, float16 [context length, text width]."""
+    """The word features of each unique expression, float16 [number of words, text width]."""
 
     kind = "words"
     command = "encode"
+    version = 3
 
     def _encode(self, clip: ImageTextEncoder, texts: list[str]) -> pa.Table:
-        shape = (clip.context_length, clip.text_dim)
-        rows, lengths = [np.empty((0, *shape), np.float16)], []
+        rows, lengths = [np.empty((0, clip.text_dim), np.float16)], []
         for i in range(0, len(texts), BATCH_SIZE):
             features, mask = clip.encode_words(texts[i : i + BATCH_SIZE])
-            rows.append(features.half().cpu().numpy())
+            rows.append(features[mask].half().cpu().numpy())
             lengths += mask.sum(1).tolist()
-        field = tensor_field("word_features", shape)
-        return _text_table(texts, field, np.concatenate(rows), num_words=lengths)
+        column = to_ragged(np.concatenate(rows), lengths)
+        return _text_table(texts, ragged_field("word_features", clip.text_dim), column)
 
 
 @dataclass(frozen=True)
@@ -268,16 +268,10 @@ class EncodePhrases(_EncodeTexts):
         rows = [np.empty((0, *shape), np.float32)]
         for i in range(0, len(texts), BATCH_SIZE):
             rows.append(clip.encode_phrases(texts[i : i + BATCH_SIZE]).float().cpu().numpy())
-        return _text_table(texts, tensor_field("embedding", shape, "float32"), np.concatenate(rows))
+        field = tensor_field("embedding", shape, "float32")
+        return _text_table(texts, field, to_tensors(np.concatenate(rows)))
 
 
-def _text_table(
-    texts: list[str], field: pa.Field, rows: np.ndarray, num_words: list[int] | None = None
-) -> pa.Table:
-    arrays = [pa.array(texts, pa.string())]
-    fields = [pa.field("text", pa.string(), nullable=False)]
-    if num_words is not None:
-        arrays.append(pa.array(num_words, pa.int32()))
-        fields.append(pa.field("num_words", pa.int32(), nullable=False))
-    arrays.append(to_tensors(rows))
-    return pa.Table.from_arrays(arrays, schema=pa.schema([*fields, field]))
+def _text_table(texts: list[str], field: pa.Field, column: pa.Array) -> pa.Table:
+    schema = pa.schema([pa.field("text", pa.string(), nullable=False), field])
+    return pa.Table.from_arrays([pa.array(texts, pa.string()), column], schema=schema)

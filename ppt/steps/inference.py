@@ -8,13 +8,11 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
 
 from ppt.batches.batch import Batch
-from ppt.batches.collate import collate
 from ppt.batches.features import read_feature
-from ppt.batches.gather import PictureRow, picture_table
+from ppt.batches.gather import PictureRow, gather_pictures
 from ppt.config import Model
 from ppt.labels.similarity import similarity
 from ppt.models.confidence import Calibration
@@ -37,22 +35,10 @@ def trained(checkpoint: Node, model: Model) -> PointPrompting:
     return prompting.eval()
 
 
-def batches(
-    rows: Sequence[PictureRow], prompting: PointPrompting, *, with_targets: bool
-) -> Iterator[Batch]:
-    """Yield `Batch`es of the given pictures with their expressions.
-
-    With `with_targets` the batches also hold the pseudo labels.
-    """
+def batches(rows: Sequence[PictureRow]) -> Iterator[Batch]:
+    """Yield `Batch`es of the given pictures with their expressions."""
     for start in range(0, len(rows), PICTURES_AT_ONCE):
-        yield collate(
-            picture_table(rows[start : start + PICTURES_AT_ONCE]),
-            num_points=prompting.generator.num_points,
-            low_res_size=prompting.segmenter.low_res_size,
-            image_size=prompting.segmenter.image_size,
-            rng=np.random.default_rng(0),  # draws point targets, which are not used here
-            with_targets=with_targets,
-        )
+        yield gather_pictures(rows[start : start + PICTURES_AT_ONCE])
 
 
 def predict_expressions(
@@ -79,11 +65,11 @@ def predict_expressions(
         calibration: makes the scores out of the evidence.
         without_negatives: whether each prompt is also decoded without its negative points.
     """
-    rows = [
-        PictureRow(features, words, bucket, picture, list(group))
-        for picture, group in groupby(expressions, key=lambda e: e["picture"])
-    ]
-    found = batches(rows, prompting, with_targets=False)
+    rows = []
+    for picture, group in groupby(expressions, key=lambda e: e["picture"]):
+        ids, texts = zip(*((e["expression_id"], e["text"]) for e in group), strict=True)
+        rows.append(PictureRow(features, words, bucket, picture, ids, texts))
+    found = batches(rows)
     if phrases is not None:
         found = (_with_similarity(batch, features, phrases, bucket) for batch in found)
     return predict_batches(

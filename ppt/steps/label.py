@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 
 from ppt.batches.features import read_feature, read_segmenter_features
+from ppt.batches.targets import target_table
 from ppt.config import Labels, Model, PointRecipe
 from ppt.images.masks import encode_rle
 from ppt.labels.candidates import Candidate, PhrasePrompt, instance_candidates, merge_candidates
@@ -25,7 +26,7 @@ from ppt.labels.similarity import similarity_maps
 from ppt.models.loaded import current_device, encoder_fingerprints, segmenter
 from ppt.steps.step import Step
 from ppt.store.lookup import lookup_text, mapped, row_of, text_encoding
-from ppt.store.nodes import DATA, BucketOutput, Count, Node
+from ppt.store.nodes import DATA, TARGETS, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import LABELS, QUARANTINE, SentenceKey
 
@@ -123,6 +124,7 @@ class _Label(Step):
 
     kind = "labels"
     command = "label"
+    version = 2
 
     samples: Node
     features: Node
@@ -165,9 +167,12 @@ class _Label(Step):
                     rows.append(_label_row(sample, expression, found))
                 else:
                     rejected.append(_no_candidate(sample, expression))
+        labels = pa.Table.from_pylist(rows, LABELS)
+        sam = segmenter(self.model.sam, current_device())
         return BucketOutput(
             {
-                DATA: pa.Table.from_pylist(rows, LABELS),
+                DATA: labels,
+                TARGETS: target_table(labels, sam.low_res_size, sam.image_size),
                 REJECTED: pa.Table.from_pylist(rejected, QUARANTINE),
             },
             {"expressions": Count(len(rows) + len(rejected), len(rows), len(rejected))},

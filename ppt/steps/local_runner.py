@@ -12,18 +12,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import torch
 
-from ppt.batches.gather import gather
 from ppt.config import ConfigError, Resources
 from ppt.models.loaded import default_device, use_device
-from ppt.steps.progress import prepare_folder, print_epoch, progress_bar
+from ppt.steps.progress import prepare_folder, print_epoch, print_waiting, progress_bar
 from ppt.steps.step import Step
 from ppt.store.checksums import check_folder, seal_folder
+from ppt.store.locks import locked
 from ppt.store.nodes import Node, Store
 from ppt.training.loop import StageWorker, build_worker
 from ppt.training.stage import EpochMetrics, StageTraining, local_folder, log_epoch
@@ -41,8 +40,13 @@ class LocalRunner:
 
     def run(self, step: Step) -> Node:
         node = step.node(self.store)
-        if node.is_complete():
-            return node
+        if not node.is_complete():
+            with locked(self.store, node.digest, partial(print_waiting, step.title)):
+                if not node.is_complete():  # another run may have made it meanwhile
+                    self._make(step, node)
+        return node
+
+    def _make(self, step: Step, node: Node) -> None:
         todo = prepare_folder(node)
         total = step.total() if len(todo) == node.num_buckets else None
         with progress_bar(step.title, total) as advance, _threads(self.resources.cpus_per_actor):
@@ -50,23 +54,27 @@ class LocalRunner:
                 output = step(bucket)
                 node.write_bucket(bucket, output)
                 advance(next((count.into for count in output.counts.values()), 0))
-        node.write_manifest()
-        return node
+        node.write_manifest(**step.facts())
 
     def train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> Node:
         node = stage.node(self.store)
-        if node.is_complete():
-            for metrics in node.manifest()["history"]:
-                on_epoch(metrics)
-            return node
+        if not node.is_complete():
+            self._check_workers()
+            with locked(self.store, node.digest, partial(print_waiting, stage.title)):
+                if not node.is_complete():
+                    with _threads(self.resources.cpus_per_worker):
+                        self._train(stage, node, on_epoch)
+                    return node
+        for metrics in node.manifest()["history"]:
+            on_epoch(metrics)
+        return node
+
+    def _check_workers(self) -> None:
         if self.resources.fewest_workers > 1:
             raise ConfigError(
                 "resources.num_workers must be 1 to train in a local run, which has one worker, "
                 f"got {self.resources.num_workers}: set resources.num_workers=1 or train on Ray"
             )
-        with _threads(self.resources.cpus_per_worker):
-            self._train(stage, node, on_epoch)
-        return node
 
     def _train(
         self, stage: StageTraining, node: Node, on_epoch: Callable[[EpochMetrics], None]
@@ -78,16 +86,13 @@ class LocalRunner:
         worker = build_worker(stage, self.device, saved[-1] if saved else None)
         for metrics in worker.history:
             on_epoch(metrics)
+        reader = stage.reader(worker.plan)
         total = stage.stage.num_epochs * worker.plan.num_iterations
         with progress_bar(stage.title, total, "iterations") as advance:
             advance(worker.num_iterations)
             for epoch in worker.epochs_left:
-                tables = _iterations(worker.plan.epoch(epoch, rank=0, world_size=1))
-                losses = worker.train_epoch(
-                    epoch,
-                    (gather(table, stage.tables) for table in tables),
-                    on_iteration=lambda: advance(1),
-                )
+                batches = reader.batches(epoch, rank=0, world_size=1)
+                losses = worker.train_epoch(epoch, batches, on_iteration=lambda: advance(1))
                 self._save(worker, folder, epoch)
                 log_epoch(node, epoch)
                 print_epoch(stage.title, epoch, losses["loss"])
@@ -105,14 +110,6 @@ class LocalRunner:
             Path(temporary, "checkpoint").rename(folder / f"epoch-{epoch:04d}")
         for old in before:
             shutil.rmtree(old)
-
-
-def _iterations(plan: pa.Table) -> Iterator[pa.Table]:
-    """Yield the rows of an epoch's plan, iteration by iteration."""
-    numbers = plan["iteration"].to_numpy()
-    bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
-        yield plan.slice(start, stop - start)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ppt.config import ConfigError, DataFormat
+from ppt.config.messages import one_line
 from ppt.data.source import Source, group_reasons, open_source
 from ppt.images.masks import encode_rle, require_pixels
 from ppt.images.pictures import UnreadablePicture, check_picture, flip_picture
@@ -46,6 +47,10 @@ class PrepareSamples(Step):
 
     def spec(self) -> dict[str, Any]:
         return {"source": open_source(self.data).fingerprint, "num_buckets": self.num_buckets}
+
+    def facts(self) -> dict[str, Any]:
+        """Return the configuration of the data set, which names the raw files."""
+        return {"data": self.data.model_dump(mode="json")}
 
     def total(self) -> int:
         return len(open_source(self.data).keys())
@@ -149,6 +154,10 @@ class PrepareGroundTruth(Step):
             "mirrored": self.object_centric,
         }
 
+    def facts(self) -> dict[str, Any]:
+        """Return the configuration of the data set, which names the raw files."""
+        return {"data": self.data.model_dump(mode="json")}
+
     def parents(self) -> dict[str, Node]:
         return {"samples": self.samples}
 
@@ -214,7 +223,7 @@ def _rejected(
         "picture": picture,
         "expression_id": expression_id,
         "num_expressions": num_expressions,
-        "reason": reason,
+        "reason": one_line(reason),
     }
 
 

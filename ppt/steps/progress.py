@@ -1,4 +1,4 @@
-"""Messages of a runner: a progress bar on a terminal, elsewhere a line for each step."""
+"""Messages of a runner: a progress bar on a terminal or a line for each step, and warnings."""
 
 from __future__ import annotations
 
@@ -90,6 +90,17 @@ def print_repair(damage: DamagedFile) -> None:
     told = str(damage).rpartition(": ")[0]
     text = f"[yellow]damaged:[/] {escape(told)}: bucket {damage.bucket} is made anew"
     console.print(text, highlight=False, soft_wrap=True)
+
+
+def print_waiting(title: str) -> None:
+    """Print a line for something that another run is making."""
+    text = f"{escape(title)}: another run is making this, waiting"
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def print_warning(text: str) -> None:
+    """Print a line of warning."""
+    console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def _per_second(speed: float) -> str:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from ppt.batches.gather import PictureRow
 from ppt.batches.sampler import LabelTable
+from ppt.batches.targets import unpack
 from ppt.config import Model, Select
 from ppt.labels.referent import choose_referent
 from ppt.models.loaded import current_device
 from ppt.steps.inference import batches, query_masks, trained
 from ppt.steps.step import Step
+from ppt.store.arrays import from_tensors
 from ppt.store.lookup import text_encoding
-from ppt.store.nodes import DATA, BucketOutput, Count, Node
+from ppt.store.nodes import DATA, TARGETS, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import LABELS, QUARANTINE
 
@@ -29,6 +33,7 @@ class SelectReferents(Step):
 
     kind = "labels"
     command = "select"
+    version = 2
 
     before: LabelTable
     checkpoint: Node
@@ -64,19 +69,30 @@ class SelectReferents(Step):
             if row["source"] == "h_ref":
                 by_picture.setdefault(row["picture"], []).append(row)
         rows = [
-            PictureRow(self.before.features, self.before.words, bucket, picture, expressions)
+            PictureRow(
+                self.before.features,
+                self.before.words,
+                bucket,
+                picture,
+                [row["expression_id"] for row in expressions],
+                [row["text"] for row in expressions],
+            )
             for picture, expressions in by_picture.items()
         ]
+        targets = self.before.labels.read(bucket, TARGETS)
+        masks_of_candidates = from_tensors(targets["mask"])
+        before = accumulate((len(row["candidates"]) for row in labels), initial=0)
+        first = {row["expression_id"]: start for row, start in zip(labels, before, strict=False)}
         prompting = trained(self.checkpoint, self.model)
         eligible = {row["expression_id"]: eligible_candidates(row, self.select) for row in labels}
         chosen: dict[str, int | None] = {}
-        for batch in batches(rows, prompting, with_targets=True):
+        for batch in batches(rows):
             batch = batch.to(current_device())
             masks, logits = query_masks(prompting, batch)
-            assert batch.targets is not None
             for i, expression_id in enumerate(batch.expression_ids):
                 which = eligible[expression_id]
-                candidates = batch.targets[i].masks[which].bool()
+                packed = masks_of_candidates[[first[expression_id] + n for n in which]]
+                candidates = unpack(torch.from_numpy(packed).to(masks.device))
                 index = choose_referent(candidates, masks[i], logits[i])
                 chosen[expression_id] = None if index is None else which[index]
         for row in labels:
@@ -86,7 +102,11 @@ class SelectReferents(Step):
                     candidate["is_referent"] = float(i == referent)
         selected = sum(index is not None for index in chosen.values())
         return BucketOutput(
-            {DATA: pa.Table.from_pylist(labels, LABELS), REJECTED: QUARANTINE.empty_table()},
+            {
+                DATA: pa.Table.from_pylist(labels, LABELS),
+                TARGETS: targets,
+                REJECTED: QUARANTINE.empty_table(),
+            },
             {"expressions": Count(len(labels), len(labels), 0)},
             {"selected": selected, "unselected": len(chosen) - selected},
         )

@@ -46,6 +46,10 @@ class Step(ABC):
         """Return the tables and checkpoints from which the result is made, by role."""
         return {}
 
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the manifest also says of the result; the digest does not depend on it."""
+        return {}
+
     def total(self) -> int | None:
         """Return the number of rows that go in, for the progress bar; None if it is unknown."""
         return None

@@ -12,12 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from ppt.config import Synthesis
+from ppt.batches.targets import target_table
+from ppt.config import SamConfig, Synthesis
 from ppt.images.masks import decode_rle, encode_rle
 from ppt.images.pictures import check_picture, encode_picture
+from ppt.models.loaded import current_device, sam_fingerprint, segmenter
 from ppt.steps.label import num_by_source
 from ppt.steps.step import Step
-from ppt.store.nodes import DATA, BucketOutput, Count, Node, bucket_of, digest_of
+from ppt.store.nodes import DATA, TARGETS, BucketOutput, Count, Node, bucket_of, digest_of
 from ppt.store.nodes import LABELS as LABEL_TABLE
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import LABELS, QUARANTINE, SAMPLES
@@ -39,10 +41,12 @@ class Synthesise(Step):
 
     kind = "d_ref"
     command = "synthesise"
+    version = 2
     title = "synthesise d_ref"
 
     samples: Node  # D_sem
     labels: Node
+    sam: SamConfig  # the targets lie in its frame
     synthesis: Synthesis
 
     @property
@@ -50,7 +54,7 @@ class Synthesise(Step):
         return self.samples.num_buckets
 
     def spec(self) -> dict[str, Any]:
-        return self.synthesis.model_dump()
+        return {**self.synthesis.model_dump(), "sam": sam_fingerprint(self.sam)}
 
     def parents(self) -> dict[str, Node]:
         return {"samples": self.samples, "labels": self.labels}
@@ -81,10 +85,13 @@ class Synthesise(Step):
                     labels += of_sample
                 else:
                     rejected.append(_rejected(key, recipe.kind))
+        label_table = pa.Table.from_pylist(labels, LABELS)
+        sam = segmenter(self.sam, current_device())
         return BucketOutput(
             {
                 DATA: pa.Table.from_pylist(samples, SAMPLES),
-                LABEL_TABLE: pa.Table.from_pylist(labels, LABELS),
+                LABEL_TABLE: label_table,
+                TARGETS: target_table(label_table, sam.low_res_size, sam.image_size),
                 REJECTED: pa.Table.from_pylist(rejected, QUARANTINE),
             },
             {

@@ -18,7 +18,7 @@ from ppt.models.loaded import encoder_fingerprints
 from ppt.steps.label import Phrase, num_by_source, prompt_phrases, recipe_spec
 from ppt.steps.step import Step
 from ppt.store.lookup import text_encoding
-from ppt.store.nodes import DATA, BucketOutput, Count, Node
+from ppt.store.nodes import DATA, TARGETS, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import LABELS, QUARANTINE
 
@@ -33,6 +33,7 @@ class ReferByWholeExpression(Step):
 
     kind = "labels"
     command = "label"
+    version = 2
     title = "referents without Select"
 
     labels: Node
@@ -77,7 +78,11 @@ class ReferByWholeExpression(Step):
             for i, candidate in enumerate(row["candidates"]):
                 candidate["is_referent"] = float(i == referent)
         return BucketOutput(
-            {DATA: pa.Table.from_pylist(rows, LABELS), REJECTED: QUARANTINE.empty_table()},
+            {
+                DATA: pa.Table.from_pylist(rows, LABELS),
+                TARGETS: self.labels.read(bucket, TARGETS),
+                REJECTED: QUARANTINE.empty_table(),
+            },
             {"expressions": Count(len(rows), len(rows), 0)},
             num_by_source(rows),
         )

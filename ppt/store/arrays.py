@@ -1,6 +1,11 @@
-"""Arrays as columns of Arrow tables: Arrow's fixed-shape tensors, with one array in each row."""
+"""Arrays as columns of Arrow tables, with one array in each row.
+
+Arrays of one shape are Arrow's fixed-shape tensors; those that differ in their length are lists.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -42,3 +47,26 @@ def from_tensors(column: pa.ChunkedArray) -> np.ndarray:
     """
     whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     return whole.to_numpy_ndarray()
+
+
+def ragged_field(name: str, width: int) -> pa.Field:
+    """Return a field that holds a float16 array [any length, width] in each row."""
+    return pa.field(name, pa.large_list(pa.list_(pa.float16(), width)), nullable=False)
+
+
+def to_ragged(values: np.ndarray, lengths: Sequence[int]) -> pa.LargeListArray:
+    """Convert arrays that follow each other in `values`, float16 [sum of lengths, width]."""
+    offsets = np.append(0, np.cumsum(lengths, dtype=np.int64)).astype(np.int64)
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    return pa.LargeListArray.from_arrays(offsets, rows)
+
+
+def from_ragged(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the arrays of a column of one chunk, one after another, and where each begins.
+
+    Nothing is copied: the array of row r is values[offsets[r] : offsets[r + 1]].
+    """
+    lists = column.chunk(0)
+    width = lists.type.value_type.list_size
+    values = lists.values.values.to_numpy().reshape(-1, width)
+    return values, lists.offsets.to_numpy()

@@ -9,20 +9,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ppt.store.arrays import from_tensors
-from ppt.store.nodes import Node, bucket_of
+from ppt.store.arrays import from_ragged, from_tensors
+from ppt.store.nodes import DATA, Node, bucket_of
 
-OPEN_BUCKETS = 256
-"""The number of memory-mapped buckets that a process keeps open."""
+OPEN_BUCKETS = 16_384
+"""The number of buckets that a process keeps open.
+
+A memory-mapped bucket holds no file descriptor and no memory of its own, so that this is only to
+stay below the number of maps that Linux gives a process, 65,530.
+"""
 
 OF_ALL_TEXTS = ("texts", "num_buckets")
 """The keys in the specification of a table of texts that do not affect the row of a single text."""
 
 
 @functools.lru_cache(maxsize=OPEN_BUCKETS)
-def mapped(node: Node, bucket: int) -> pa.Table:
+def mapped(node: Node, bucket: int, table: str = DATA) -> pa.Table:
     """Return a bucket of an Arrow table, which is memory-mapped once in each process."""
-    return node.read(bucket)
+    return node.read(bucket, table)
 
 
 @functools.lru_cache(maxsize=OPEN_BUCKETS)
@@ -54,19 +58,12 @@ def lookup_text(node: Node, texts: Iterable[str], column: str) -> np.ndarray:
     return np.stack(rows)
 
 
-def lookup_number(node: Node, text: str, column: str) -> int:
-    """Return a number that a `words` or `phrases` table holds for a text.
-
-    Args:
-        node: the table.
-        text: the text.
-        column: the numeric column, for example `num_words`.
-
-    Raises:
-        KeyError: if the text is not in the table.
-    """
+def lookup_rows(node: Node, text: str, column: str) -> np.ndarray:
+    """Return the array [rows, width] of a text from a `ragged_field`. Raises KeyError."""
     bucket = bucket_of(text, node.num_buckets)
-    return mapped(node, bucket)[column][row_of(node, bucket, "text")[text]].as_py()
+    values, offsets = from_ragged(mapped(node, bucket)[column])
+    row = row_of(node, bucket, "text")[text]
+    return values[offsets[row] : offsets[row + 1]]
 
 
 def text_encoding(node: Node) -> dict[str, Any]:

@@ -35,6 +35,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from ppt.config import ConfigError
 from ppt.store.checksums import (
     Checksum,
     DamagedFile,
@@ -46,9 +47,10 @@ from ppt.store.checksums import (
     unseal,
     verify,
 )
+from ppt.store.disk import replacing
 from ppt.store.schema import FORMAT_VERSION
 
-DATA, QUARANTINE, LABELS = "data", "quarantine", "labels"
+DATA, QUARANTINE, LABELS, TARGETS = "data", "quarantine", "labels", "targets"
 """The names of the tables inside a node."""
 
 _MANIFEST = "manifest.json"
@@ -103,14 +105,30 @@ class Store:
 
     @cached_property
     def _resolved(self) -> tuple[Any, str]:
-        fs, path = fsspec.core.url_to_fs(self.root)
+        try:
+            fs, path = fsspec.core.url_to_fs(self.root)
+        except Exception as error:  # whatever the filesystem of a URL raises
+            raise self._cannot_open(error) from error
         if isinstance(fs, LocalFileSystem):
             path = os.path.abspath(path)
         return fs, path
 
+    def _cannot_open(self, error: Exception) -> ConfigError:
+        told = " ".join(str(error).split()) or type(error).__name__
+        return ConfigError(f"store: {self.root!r} cannot be opened: {told}")
+
+    def check(self) -> bool:
+        """Return whether there is a store. Raises ConfigError if nobody can know."""
+        try:
+            return self.fs.isdir(f"{self.path}/store")
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever the filesystem of a URL raises
+            raise self._cannot_open(error) from error
+
     @property
     def fs(self) -> Any:
-        """The fsspec filesystem of the root."""
+        """The fsspec filesystem of the root. Raises ConfigError if it cannot be opened."""
         return self._resolved[0]
 
     @property
@@ -297,8 +315,9 @@ class Node:
         """Write the tables of a bucket and then its receipt, which makes the bucket complete."""
         files, checksums = {}, {}
         for name, table in output.tables.items():
-            # Features are read row by row through memory maps, which needs Arrow files.
-            extension = "arrow" if self.kind in ("features", "words", "phrases") else "parquet"
+            # What is read row by row through memory maps needs Arrow files.
+            by_row = self.kind in ("features", "words", "phrases") or name == TARGETS
+            extension = "arrow" if by_row else "parquet"
             files[name] = f"{name}-{bucket:05d}.{extension}"
             data = _serialise(table, extension)
             checksums[files[name]] = self.write_bytes(files[name], data)
@@ -328,16 +347,30 @@ class Node:
 
     def write_bytes(self, name: str, data: bytes | pa.Buffer) -> Checksum:
         """Write a file under a temporary name and rename it. Returns its checksum."""
-        fs = self.store.fs
+        fs, path = self.store.fs, self.path(name)
         fs.makedirs(self.folder, exist_ok=True)
-        temporary = self.path(f".{name}.{uuid.uuid4().hex[:8]}")
-        with fs.open(temporary, "wb") as file:
-            file.write(data)
+        suffix = f".{uuid.uuid4().hex[:8]}"
         if self.store.is_local:
-            os.replace(temporary, self.path(name))  # atomic, which fsspec's move is not
+            with replacing(path, suffix) as temporary, temporary.open("wb") as file:
+                file.write(data)  # fsspec's move is not atomic
         else:
-            fs.mv(temporary, self.path(name))
+            try:
+                self._write_elsewhere(path, suffix, bytes(data))
+            except FileNotFoundError:  # another run has cleaned the folder meanwhile
+                self._write_elsewhere(path, suffix, bytes(data))
         return checksum_of(data)
+
+    def _write_elsewhere(self, path: str, suffix: str, data: bytes) -> None:
+        fs = self.store.fs
+        folder, _, name = path.rpartition("/")
+        temporary = f"{folder}/.{name}{suffix}"
+        try:
+            fs.pipe_file(temporary, data)
+            fs.mv(temporary, path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                fs.rm(temporary)
+            raise
 
     # ------------------------------------------------------------ reading
 
@@ -370,7 +403,8 @@ class Node:
         Args:
             bucket: the number of the bucket.
             table: the name of the table.
-            columns: the names of the columns to read, by default all.
+            columns: the names of the columns to read, by default all; of a nested column in a
+                Parquet file also a part, as in `candidates.list.element.is_referent`.
 
         Raises:
             DamagedFile: the file is missing or is not as it was written.
@@ -384,7 +418,7 @@ class Node:
                 mapped = pa.ipc.open_file(pa.memory_map(path)).read_all()
                 return mapped.select(wanted) if wanted else mapped
             with self._open(name, expected, bucket) as file:
-                return pq.read_table(file, columns=wanted)
+                return pq.ParquetFile(file).read(columns=wanted)
         except OSError as error:
             raise self.damaged(name, cannot_read(error), bucket) from error
         except pa.ArrowException as error:  # a file without a checksum

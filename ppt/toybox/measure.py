@@ -1,15 +1,28 @@
-"""Quality measures of the pretrained backbones, on pictures that no training has seen."""
+"""Quality measures of the pretrained backbones, on pictures that no training has seen.
+
+`python -m ppt.toybox.measure` prints those of the weights in the repository.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from open_clip.model import CLIP
+from scipy.ndimage import distance_transform_edt
 from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
-from ppt.toybox.backbones import CLIP_MEAN, CLIP_STD, SURGERY_DEPTH, TEMPLATES
+from ppt.toybox.backbones import (
+    CLIP_MEAN,
+    CLIP_STD,
+    SURGERY_DEPTH,
+    TEMPLATES,
+    load_clip,
+    load_sam,
+)
 from ppt.toybox.pool import part_id_map
-from ppt.toybox.prompts import KINDS, choose_target, sample_prompt
+from ppt.toybox.prompts import KINDS, MIN_TARGET_PX, choose_target, literal_mask, sample_prompt
 from ppt.toybox.shapes import CLASS_NAMES, COLOUR_NAMES
 from ppt.toybox.surgery import patch_tokens, phrase_directions
 from ppt.toybox.world import IMAGE_SIZE, Picture, object_centric, scene
@@ -58,12 +71,9 @@ def decode_masks(
     return logits, decoder.iou_prediction_head(tokens[:, 0])
 
 
-def stack_prompts(
-    prompts: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Stack N prompts of points [P, 2], labels [P] and a target [S, S] into three tensors."""
-    points, labels, targets = (np.stack(each) for each in zip(*prompts, strict=True))
-    return torch.from_numpy(points), torch.from_numpy(labels), torch.from_numpy(targets)
+def stack_prompts(prompts: Sequence[tuple[np.ndarray, ...]]) -> list[Tensor]:
+    """Stack the arrays of N prompts, such as points [P, 2] and labels [P], to a tensor each."""
+    return [torch.from_numpy(np.stack(each)) for each in zip(*prompts, strict=True)]
 
 
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -81,7 +91,9 @@ def measure_clip(clip: CLIP, count: int = 200) -> dict[str, float]:
         pictures. The others are measured in scenes, with phrases that are true of one object only.
         `pointing_*` is the share of similarity maps whose maximum is at most POINTING_MARGIN pixels
         away from the object. `map_iou_*` is the mean IoU of the object with the area where the map
-        is above the middle of its range.
+        is above the middle of its range. `salient_part` and `salient_whole` are the means of the
+        map of the class name, scaled to [0, 1], over the part of an object-centric picture's object
+        where it is highest, and over the whole object.
     """
     single = [object_centric(EVALUATION_SEED, i) for i in range(count)]
     images = normalise_pixels(np.stack([p.image for p in single]))
@@ -98,6 +110,16 @@ def measure_clip(clip: CLIP, count: int = 200) -> dict[str, float]:
         "class": float(np.mean(right_class)),
         "colour": float(np.mean(right_colour)),
     }
+
+    maps = similarity_maps(clip, single, [class_name for class_name, _ in names])
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    salience = []
+    for picture, scaled in zip(single, ((maps - low) / (high - low)).numpy(), strict=True):
+        thing = picture.objects[0]
+        large = [part for part in thing.parts.values() if part.sum() >= MIN_TARGET_PX]
+        highest = max(scaled[part].mean() for part in large)
+        salience.append((highest, scaled[thing.mask].mean()))
+    quality["salient_part"], quality["salient_whole"] = map(float, np.mean(salience, 0))
 
     scenes = [scene(EVALUATION_SEED, i) for i in range(count)]
     for kind in ("class", "colour"):
@@ -135,8 +157,10 @@ def measure_sam(sam: Sam, count: int = 150) -> dict[str, float]:
 
     Returns:
         The mIoU for every kind of prompt, for whole objects and for parts. `<kind>_whole` and
-        `<kind>_part` score mask 0. The same names with `_best` score the best of the other three
-        masks, and with `_chosen` the one of them with the highest predicted IoU.
+        `<kind>_part` compare mask 0 with what the points ask for (`literal_mask`). The same names
+        with `_best` compare the best of the other three masks with the object or part that is
+        meant, and with `_chosen` the one of them with the highest predicted IoU. The other figures
+        are those of `_measure_literal`.
     """
     pictures = [scene(EVALUATION_SEED, i) for i in range(count)]
     pixels = torch.from_numpy(np.stack([p.image for p in pictures])).permute(0, 3, 1, 2).float()
@@ -150,13 +174,66 @@ def measure_sam(sam: Sam, count: int = 150) -> dict[str, float]:
                 ids = part_id_map(picture)
                 target = choose_target(ids, rng, whole)
                 xy, label = sample_prompt(target, ids, kind, 8, False, rng)
-                prompts.append((xy, label, target))
-            points, labels, targets = stack_prompts(prompts)
+                prompts.append((xy, label, target, literal_mask(xy, label, ids)))
+            points, labels, targets, said = stack_prompts(prompts)
             logits, predicted = decode_masks(sam, embeddings, points, labels)
-            ious = mask_iou(logits > 0, targets[:, None])
+            wanted = torch.stack([said, targets, targets, targets], 1)
+            ious = mask_iou(logits > 0, wanted)
             chosen = ious[:, 1:].gather(1, predicted[:, 1:].argmax(1, keepdim=True))
             name = f"{kind}_{'whole' if whole else 'part'}"
             quality[name] = ious[:, 0].mean().item()
             quality[f"{name}_best"] = ious[:, 1:].max(1).values.mean().item()
             quality[f"{name}_chosen"] = chosen.mean().item()
+    quality |= _measure_literal(sam, embeddings, [part_id_map(picture) for picture in pictures])
     return {name: round(value, 3) for name, value in quality.items()}
+
+
+def _measure_literal(sam: Sam, embeddings: Tensor, part_ids: list[np.ndarray]) -> dict[str, float]:
+    """Measure how far the single mask takes points at their word.
+
+    Returns:
+        `background` is the mIoU with the background for one positive point on it. `part` is the
+        mIoU with a part for two positive points on it. For an object with positive points all over
+        it but one part, which has a negative point, `removed` is the share of that part that the
+        mask leaves out, and `kept` the share of the rest that it covers.
+    """
+    rng = np.random.default_rng(EVALUATION_SEED)
+    quality: dict[str, list[float]] = {"background": [], "part": [], "removed": [], "kept": []}
+    for embedding, ids in zip(embeddings, part_ids, strict=True):
+        far = distance_transform_edt(ids == 0) > POINTING_MARGIN
+        found = _single_mask(sam, embedding, _draw(far, 1, rng), [1])
+        quality["background"].append(_iou(found, ids == 0))
+        parts, sizes = np.unique(ids[ids > 0], return_counts=True)
+        large = parts[sizes >= MIN_TARGET_PX]
+        part = rng.choice(large)
+        of_part, rest = ids == part, ((ids + 15) // 16 == (part + 15) // 16) & (ids != part)
+        found = _single_mask(sam, embedding, _draw(of_part, 2, rng), [1, 1])
+        quality["part"].append(_iou(found, of_part))
+        if rest.any():
+            spots = np.concatenate([_draw(rest, 5, rng), _draw(of_part, 1, rng)])
+            found = _single_mask(sam, embedding, spots, [1, 1, 1, 1, 1, 0])
+            quality["removed"].append(float(np.mean(~found[of_part])))
+            quality["kept"].append(float(np.mean(found[rest])))
+    return {name: float(np.mean(values)) for name, values in quality.items()}
+
+
+def _single_mask(sam: Sam, embedding: Tensor, spots: np.ndarray, labels: list[int]) -> np.ndarray:
+    """Return the single mask, bool [S, S], of one prompt of pixels (row, column) [P, 2]."""
+    points = torch.from_numpy(spots[None, :, ::-1].astype(np.float32))
+    logits, _ = decode_masks(sam, embedding[None], points, torch.tensor([labels]))
+    return (logits[0, 0] > 0).numpy()
+
+
+def _draw(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `count` pixels (row, column) of a mask, with replacement."""
+    spots = np.argwhere(mask)
+    return spots[rng.integers(len(spots), size=count)]
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+if __name__ == "__main__":
+    print("clip", measure_clip(load_clip()))
+    print("sam", measure_sam(load_sam()))

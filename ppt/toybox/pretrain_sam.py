@@ -16,9 +16,12 @@ from ppt.toybox.pool import Pool, build_pool
 from ppt.toybox.prompts import (
     KIND_SHARES,
     KINDS,
+    LITERAL_NOISY_SHARE,
     MAX_POINTS,
     NOISY_SHARE,
+    choose_literal_target,
     choose_target,
+    literal_mask,
     sample_prompt,
 )
 from ppt.toybox.schedule import build_optimizer, build_schedule, save_weights
@@ -26,7 +29,8 @@ from ppt.toybox.schedule import build_optimizer, build_schedule, save_weights
 BATCH_SIZE = 8
 PROMPTS_PER_PICTURE = 8
 # Each cosine cycle's share of the iterations and its learning rate.
-CYCLES = ((6 / 11, 1e-3), (5 / 11, 7e-4))
+CYCLES = ((36 / 111, 1e-3), (30 / 111, 7e-4), (45 / 111, 7e-4))
+LITERAL_CYCLE = 2  # the cycle in which the single mask begins to take points at their word
 POOL_SIZE = 9_000
 
 
@@ -74,7 +78,7 @@ def run_cycle(
     optimizer = build_optimizer(sam, CYCLES[number][1])
     schedule = build_schedule(optimizer, end - done)
     for step in range(done + 1, end + 1):
-        loss = _loss(sam, pool, rng)
+        loss = _loss(sam, pool, rng, literal=number >= LITERAL_CYCLE)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
@@ -95,48 +99,62 @@ def run_cycle(
             )
 
 
-def _loss(sam: Sam, pool: Pool, rng: np.random.Generator) -> Tensor:
-    """Return the sum of SAM's losses for the single mask, the three masks and the predicted IoU."""
+def _loss(sam: Sam, pool: Pool, rng: np.random.Generator, *, literal: bool) -> Tensor:
+    """Return the sum of SAM's losses for the single mask, the three masks and the predicted IoU.
+
+    The single mask learns what the points say if `literal`, else what the three masks learn.
+    """
     rows = rng.integers(len(pool), size=BATCH_SIZE)
     images, part_ids = pool.images[rows], pool.part_ids[rows]
     if rng.random() < 0.5:
         images, part_ids = images[:, :, ::-1], part_ids[:, :, ::-1]
-    points, labels, targets = _draw_prompts(part_ids, rng)
+    points, labels, targets, said = _draw_prompts(part_ids, rng, literal)
     pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float()
     embeddings = sam.image_encoder(sam.preprocess(pixels))
     embeddings = embeddings.repeat_interleave(PROMPTS_PER_PICTURE, 0)
     logits, predicted_iou = decode_masks(sam, embeddings, points, labels)
 
-    wanted = targets[:, None].expand_as(logits).float()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    wanted = targets[:, None].repeat(1, logits.shape[1], 1, 1)
+    if literal:
+        wanted[:, 0] = said
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="none")
     probabilities = logits.sigmoid()
     shared = (probabilities * wanted).sum((2, 3))
     dice = 1 - (2 * shared + 1) / (probabilities.sum((2, 3)) + wanted.sum((2, 3)) + 1)
     losses = 5 * cross_entropy.mean((2, 3)) + dice
+    with torch.no_grad():
+        real_iou = mask_iou(logits > 0, wanted)
     # SAM answers a prompt of several points with its single mask (token 0), and an ambiguous prompt
     # of one point with the best of three masks. A small loss on all three masks keeps the ones that
     # are not the best from being left untrained.
-    several = ((labels >= 0).sum(1) > 1).float()
-    single = (losses[:, 0] * (0.15 + 0.85 * several)).mean()
-    best_of_three = losses[:, 1:].min(1).values.mean() + 0.03 * losses[:, 1:].mean()
-    with torch.no_grad():
-        real_iou = mask_iou(logits > 0, targets[:, None])
-    return single + best_of_three + 0.5 * F.mse_loss(predicted_iou, real_iou)
+    ambiguous = (labels >= 0).sum(1) == 1
+    weight = 1.0 if literal else 1 - 0.85 * ambiguous.float()
+    single = (losses[:, 0] * weight).mean()
+    # The three masks are never of the background, so that they forgive a point beside an object.
+    objects = torch.from_numpy(part_ids > 0).repeat_interleave(PROMPTS_PER_PICTURE, 0)
+    of_object = (targets & objects).flatten(1).any(1)
+    three, error = losses[of_object, 1:], F.mse_loss(predicted_iou, real_iou, reduction="none")
+    best_of_three = three.min(1).values.mean() + 0.03 * three.mean()
+    error = torch.cat([error[:, 0], error[of_object, 1:].flatten()])
+    return single + best_of_three + 0.5 * error.mean()
 
 
-def _draw_prompts(part_ids: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_prompts(part_ids: np.ndarray, rng: np.random.Generator, literal: bool) -> list[Tensor]:
     """Draw PROMPTS_PER_PICTURE prompts for each of B pictures, N together.
 
+    If `literal`, their targets are those of `choose_literal_target`, and more are noisy.
+
     Returns:
-        Points [N, P, 2] in pixels, labels [N, P] and targets bool [N, S, S].
+        Points [N, P, 2] in pixels, labels [N, P], and as bool [N, S, S] the targets for which the
+        prompts were drawn and the masks that their points ask for.
     """
     num_points = int(rng.integers(1, MAX_POINTS + 1))  # the same for the batch, against padding
     prompts = []
     for ids in part_ids:
         for _ in range(PROMPTS_PER_PICTURE):
-            target = choose_target(ids, rng)
+            target = (choose_literal_target if literal else choose_target)(ids, rng)
             kind = str(rng.choice(KINDS, p=KIND_SHARES))
-            noisy = bool(rng.random() < NOISY_SHARE)
+            noisy = bool(rng.random() < (LITERAL_NOISY_SHARE if literal else NOISY_SHARE))
             xy, label = sample_prompt(target, ids, kind, num_points, noisy, rng)
-            prompts.append((xy, label, target))
+            prompts.append((xy, label, target, literal_mask(xy, label, ids)))
     return stack_prompts(prompts)

@@ -2,9 +2,13 @@
 
 They resemble the prompts of people, of CLIP Surgery and of the point generator, including their
 mistakes. Points are (x, y) in pixels.
+
+A prompt has two targets. The object or part for which it was drawn is that of the three masks,
+which guess what is meant. What its points say is that of the single mask, see `literal_mask`.
 """
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 # The kinds of prompts and their shares in training (our choice).
 KINDS = ("one", "positives", "box", "far")
@@ -12,7 +16,13 @@ KIND_SHARES = (0.15, 0.20, 0.30, 0.35)
 MAX_POINTS = 10
 WHOLE_SHARE = 0.75
 NOISY_SHARE = 0.2
+# Where points are taken at their word: the same, and the shares of the prompts drawn for the
+# background, and for an object without one of its parts.
+LITERAL_NOISY_SHARE = 0.4
+BACKGROUND_SHARE = 0.05
+WITHOUT_PART_SHARE = 0.15
 MIN_TARGET_PX = 20
+MARGIN_PX = 2
 
 
 def choose_target(
@@ -32,6 +42,67 @@ def choose_target(
     values, sizes = np.unique(labels[labels > 0], return_counts=True)
     large = values[sizes >= MIN_TARGET_PX]
     return labels == (rng.choice(large) if len(large) else values[sizes.argmax()])
+
+
+def choose_literal_target(part_ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw a target like `choose_target`, the background, or an object without one of its parts."""
+    kind = rng.random()
+    if kind < BACKGROUND_SHARE:
+        return part_ids == 0
+    if kind > BACKGROUND_SHARE + WITHOUT_PART_SHARE:
+        return choose_target(part_ids, rng)
+    whole = choose_target(part_ids, rng, whole=True)
+    values, sizes = np.unique(part_ids[whole], return_counts=True)
+    large = values[sizes >= MIN_TARGET_PX]
+    return whole if len(values) == 1 or not len(large) else whole & (part_ids != rng.choice(large))
+
+
+def literal_mask(points: np.ndarray, labels: np.ndarray, part_ids: np.ndarray) -> np.ndarray:
+    """Return the mask for which a prompt asks if its points are taken at their word, bool [S, S].
+
+    A positive point asks for the part of an object, or for the background, that it lies on; two of
+    them on different parts of one object ask for the whole object. A negative point removes the
+    part, or the background, that it lies on. Of a part with both a positive and a negative point,
+    and of such a background, each pixel is decided by the nearest point. A positive point at most
+    MARGIN_PX off an object counts as lying on it.
+
+    Args:
+        points: float [P, 2].
+        labels: int [P], 1 foreground, 0 background, -1 padding.
+        part_ids: uint8 [S, S], as `part_id_map` returns it.
+    """
+    side = len(part_ids)
+    points, labels = points[labels >= 0], labels[labels >= 0]
+    columns, rows = points.round().astype(int).clip(0, side - 1).T
+    ids = _without_small_parts(part_ids)
+    distance, nearest_object = distance_transform_edt(ids == 0, return_indices=True)
+    regions = ids[rows, columns]  # [P], 0 for the background
+    beside = (labels == 1) & (distance[rows, columns] <= MARGIN_PX)
+    regions[beside] = ids[tuple(nearest_object[:, rows[beside], columns[beside]])]
+    objects = (regions.astype(int) + 15) // 16
+    mask = np.zeros(ids.shape, bool)
+    for region in np.unique(regions[labels == 1]):
+        mask |= ids == region
+    for thing in np.unique(objects[(labels == 1) & (objects > 0)]):
+        if len(np.unique(regions[(labels == 1) & (objects == thing)])) > 1:
+            mask |= (ids.astype(int) + 15) // 16 == thing
+    for region in np.unique(regions[labels == 0]):
+        inside = ids == region
+        here = regions == region
+        spots = np.argwhere(inside)[:, None, ::-1]
+        nearest = ((spots - points[here]) ** 2).sum(-1).argmin(1)
+        mask[inside] &= labels[here][nearest] == 1
+    return mask
+
+
+def _without_small_parts(part_ids: np.ndarray) -> np.ndarray:
+    """Count the parts of fewer than MIN_TARGET_PX pixels to the largest part of their object."""
+    ids = part_ids.copy()
+    values, sizes = np.unique(part_ids[part_ids > 0], return_counts=True)
+    for value in values[sizes < MIN_TARGET_PX]:
+        of_object = (values + 15) // 16 == (value + 15) // 16
+        ids[part_ids == value] = values[of_object][sizes[of_object].argmax()]
+    return ids
 
 
 def sample_prompt(

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from ppt.store.nodes import Store, digest_of
 
+USES = "uses"
+"""The folder in STORE/NAME with the notes of `ppt.steps.uses`, which are written there directly."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -76,4 +79,5 @@ class RunFolder:
     def _remote_files(self) -> list[str]:
         fs = self.store.fs
         fs.invalidate_cache(self._remote)
-        return fs.find(self._remote) if fs.exists(self._remote) else []
+        found = fs.find(self._remote) if fs.exists(self._remote) else []
+        return [path for path in found if not path.startswith(f"{self._remote}/{USES}/")]

@@ -4,6 +4,10 @@ When the same configuration is run again, the same MLflow runs are continued and
 twice. The MLflow run of a process that was killed stays open until then. By default MLflow keeps
 its data in an SQLite file in the run's folder; the environment variable MLFLOW_TRACKING_URI names
 another server.
+
+When the server is down, or the database cannot be written, a run goes on. What could not be logged
+waits in its order. It is logged at the end of a stage, at the end of the run, or when the run is
+repeated.
 """
 
 from __future__ import annotations
@@ -12,14 +16,19 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ppt.config import Curriculum, Stage
+from ppt.config import ConfigError, Curriculum, Stage
+from ppt.store.disk import replacing
+from ppt.store.locks import locked_file
 from ppt.store.nodes import digest_of
 from ppt.tracking.record import Chosen, RunRecord, StageRecord
 from ppt.tracking.summary import digests
@@ -38,13 +47,17 @@ class Run:
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client, self.run_id = client, run_id
-        data = client.get_run(run_id).data
+        self.read()
+
+    def read(self) -> None:
+        """Read what has been logged; a server may have kept what it did not confirm."""
+        data = self.client.get_run(self.run_id).data
         self.tags: dict[str, str] = dict(data.tags)
         self._params = set(data.params)
         self._metrics = {
             (name, point.step)
             for name in data.metrics
-            for point in client.get_metric_history(run_id, name)
+            for point in self.client.get_metric_history(self.run_id, name)
         }
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -96,30 +109,45 @@ class Tracker:
     any other error.
     """
 
-    def __init__(self, record: RunRecord, parent: str | None = None, *, anew: bool = False) -> None:
+    def __init__(
+        self,
+        record: RunRecord,
+        parent: str | None = None,
+        *,
+        anew: bool = False,
+        tell: Callable[[str], None] = print,
+    ) -> None:
         """Describe the runs.
 
         Args:
             record: the record of the run.
             parent: the MLflow run to which this run belongs, such as that of a sweep.
             anew: whether to create new MLflow runs, because figures of former ones are outdated.
+            tell: is called with a line for the user when MLflow fails.
         """
         self.record = record
         self.parent = parent
         self.anew = anew
         self.folder = Path(record.folder).resolve()
         self.uri = tracking_uri(self.folder)
+        self.tell = tell
+        self.run: Run | None = None
         self._open: dict[str, Run] = {}  # nested runs whose results are not logged yet
         self._num_stages = 0
+        self._waiting: deque[Callable[[], None]] = deque()  # what is not logged yet, in its order
+        self._has_failed = False
 
     def __enter__(self) -> Tracker:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._log(self._begin)
+        return self
+
+    def _begin(self) -> None:
         self.client = quiet_client(self.uri)
         self.run = Run(self.client, self._resumed() or self._created())
         if self.parent:
             self.run.set_tags({"mlflow.parentRunId": self.parent})
         self.run.log_params(flatten(self.record.curriculum.model_dump(mode="json")))
-        return self
 
     def __exit__(
         self,
@@ -127,11 +155,41 @@ class Tracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._log(partial(self._end, error), again=True)
+        if self._waiting:
+            self.tell("MLflow: what is missing there is logged when the command is run again")
+
+    def _end(self, error: BaseException | None) -> None:
+        assert self.run
         for name, baseline in self.record.baselines.items():
             self.run.log_metrics(baseline.metrics, step=0, prefix=f"{name}/")
         self.run.set_tags({f"digest.{name}": d for name, d in digests(self.record).items()})
         for run in [*self._open.values(), self.run]:
             run.end(error)
+
+    def _log(self, action: Callable[[], None], *, again: bool = False) -> None:
+        """Do what is waiting and then `action`, which may be done twice.
+
+        After a failure everything waits until there is a call with `again`.
+        """
+        self._waiting.append(action)
+        if self._has_failed and not again:
+            return
+        try:
+            if self._has_failed:
+                for run in [self.run, *self._open.values()]:
+                    if run:
+                        run.read()
+            while self._waiting:
+                self._waiting[0]()
+                self._waiting.popleft()
+        except _failures() as error:
+            if not self._has_failed:
+                told = f"MLflow at {self.uri} fails, the run goes on without it"
+                self.tell(f"{told}: {_in_a_line(error)}")
+            self._has_failed = True
+        else:
+            self._has_failed = False
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[EpochMetrics], None]]:
@@ -140,14 +198,17 @@ class Tracker:
         The function may also be called for epochs that were trained in an earlier invocation.
         `finish_stage` ends the nested run.
         """
-        run = self._open[name] = Run(self.client, self._nested(name))
-        run.log_params(flatten(_stage_of(self.record.curriculum, name).model_dump(mode="json")))
+        self._log(partial(self._begin_stage, name))
 
         def log_epoch(losses: EpochMetrics) -> None:
             means = {loss: value for loss, value in losses.items() if loss != "epoch"}
-            run.log_metrics(means, step=int(losses["epoch"]))
+            self._log(lambda: self._open[name].log_metrics(means, step=int(losses["epoch"])))
 
         yield log_epoch
+
+    def _begin_stage(self, name: str) -> None:
+        run = self._open[name] = Run(self.client, self._nested(name))
+        run.log_params(flatten(_stage_of(self.record.curriculum, name).model_dump(mode="json")))
 
     def finish_stage(
         self, stage: StageRecord, panels: Callable[[], Mapping[str, Image.Image]]
@@ -163,15 +224,22 @@ class Tracker:
             panels: draws the prediction panels by name. It is called only if they were not logged
                 before.
         """
-        run = self._open.pop(stage.name)
+        self._num_stages += 1
+        self._log(partial(self._finish_stage, stage, panels, self._num_stages), again=True)
+
+    def _finish_stage(
+        self, stage: StageRecord, panels: Callable[[], Mapping[str, Image.Image]], number: int
+    ) -> None:
+        assert self.run
+        run = self._open[stage.name]
         run.log_metrics(stage.metrics, step=stage.num_epochs)
         run.log_metrics(stage.diagnosis, step=stage.num_epochs, prefix="diagnosis/")
-        self._num_stages += 1
-        self.run.log_metrics(stage.metrics, step=self._num_stages)
+        self.run.log_metrics(stage.metrics, step=number)
         self.run.log_metrics(stage.metrics, step=0, prefix=f"{mlflow_name(stage.name)}/")
         if run.tags.get("ppt.results") != stage.results.digest:
             self._log_files(run, stage, panels())
         run.end(None)
+        del self._open[stage.name]
 
     def _log_files(self, run: Run, stage: StageRecord, panels: Mapping[str, Image.Image]) -> None:
         self.client.log_artifacts(run.run_id, stage.checkpoint.local_folder(), "checkpoint")
@@ -187,17 +255,25 @@ class Tracker:
 
     def choose(self, chosen: Chosen) -> None:
         """Log the model so far: its stage as a tag, and its metrics in percent as `chosen/...`."""
+        self._log(partial(self._choose, chosen, self._num_stages))
+
+    def _choose(self, chosen: Chosen, number: int) -> None:
+        assert self.run
         stage = self.record.stage(chosen.stage)
         self.run.set_tags({"ppt.chosen": chosen.stage, "ppt.chosen_by": chosen.by})
         figures = dict(stage.metrics)
         if chosen.scores:
             figures[chosen.by] = chosen.scores[stage.name]
-        self.run.log_metrics(figures, step=self._num_stages, prefix="chosen/")
+        self.run.log_metrics(figures, step=number, prefix="chosen/")
 
     def log_files(self, paths: Iterable[Path]) -> None:
         """Log files, such as the summary and the page, as artifacts of the parent run."""
         for path in paths:
-            self.client.log_artifact(self.run.run_id, str(path))
+            self._log(partial(self._log_file, path))
+
+    def _log_file(self, path: Path) -> None:
+        assert self.run
+        self.client.log_artifact(self.run.run_id, str(path))
 
     # ------------------------------------------------------------ finding the MLflow runs
 
@@ -218,15 +294,20 @@ class Tracker:
         path = self.folder / STATE_FILE
         if self.anew or not path.exists():
             return None
-        state = json.loads(path.read_text())
-        run_id = state.pop("run_id")
+        try:
+            state = json.loads(path.read_text())
+            run_id = state.pop("run_id")
+        except (ValueError, KeyError, TypeError, AttributeError):  # damaged: a new run is begun
+            return None
         if state != self._state:
             return None
         try:
             if self.client.get_run(run_id).info.lifecycle_stage == "deleted":
                 return None
-        except MlflowException:  # the database was removed
-            return None
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None  # the database was removed
         self.client.update_run(run_id, status="RUNNING")
         return run_id
 
@@ -238,13 +319,13 @@ class Tracker:
             tags={"ppt.kind": "curriculum"},
         )
         state = {"run_id": run.info.run_id, **self._state}
-        temporary = self.folder / f".{STATE_FILE}"
-        temporary.write_text(json.dumps(state, indent=2))
-        os.replace(temporary, self.folder / STATE_FILE)
+        with replacing(self.folder / STATE_FILE) as temporary:
+            temporary.write_text(json.dumps(state, indent=2))
         return run.info.run_id
 
     def _nested(self, name: str) -> str:
         """Reopen or create the nested run of a training, and return its id."""
+        assert self.run
         parent = self.run.run_id
         found = self.client.search_runs(
             [self._experiment()],
@@ -258,6 +339,31 @@ class Tracker:
 
     def _experiment(self) -> str:
         return experiment(self.client, self.uri)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return the exceptions of a tracking server or database that fails."""
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+@contextmanager
+def needed(uri: str) -> Iterator[None]:
+    """Raise ConfigError in the block if MLflow fails there."""
+    try:
+        yield
+    except _failures() as error:
+        raise ConfigError(
+            f"MLflow at {uri} fails: {_in_a_line(error)}: run the command again when it answers, "
+            "what is done is found"
+        ) from error
 
 
 def end_running_below(client: MlflowClient, parent: str) -> None:
@@ -298,11 +404,23 @@ def experiment(client: MlflowClient, uri: str) -> str:
 def quiet_client(uri: str) -> MlflowClient:
     """Return an MLflow client that logs only warnings and sends no telemetry."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # A server that does not answer is tried again later: nothing should wait for it for long.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient  # slow to import; reads the variable set above
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(uri)
+    # It logs a traceback for each error of the database, which is told in a line here.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(uri)
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    # MLflow tries a damaged file for minutes, and two processes may not make its tables at once.
+    with locked_file(path.with_name(f"{path.name}.lock")):
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA schema_version")
+        return MlflowClient(uri)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ppt.evaluation.protocols import OURS
+from ppt.store.disk import replacing
 from ppt.store.nodes import Node
 from ppt.store.schema import SENTENCES
 from ppt.tracking.record import EVALUATION, RunRecord
@@ -48,12 +48,15 @@ def write_sentences(results: Node, samples: Node, path: Path, facts: dict[str, s
 
     `facts` are written into the file's metadata.
     """
-    temporary = path.with_name(f".{path.name}")
-    with pq.ParquetWriter(temporary, SENTENCES.with_metadata(facts), compression="zstd") as writer:
+    schema = SENTENCES.with_metadata(facts)
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         for bucket in range(results.num_buckets):
             rows = list(_sentences(results, samples, bucket))
-            writer.write_table(pa.Table.from_pylist(rows, SENTENCES.with_metadata(facts)))
-    os.replace(temporary, path)
+            writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
 def _sentences(results: Node, samples: Node, bucket: int) -> Iterator[dict[str, Any]]:

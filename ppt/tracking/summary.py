@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,6 +16,8 @@ from rich.table import Table
 import ppt
 from ppt.config import Curriculum
 from ppt.evaluation.metrics import METRICS
+from ppt.store.checksums import seal
+from ppt.store.disk import replacing
 from ppt.tracking.record import Named, RunRecord
 
 MAX_QUARANTINE_ROWS = 100
@@ -83,12 +83,11 @@ def summarise(record: RunRecord) -> dict[str, Any]:
 
 
 def write_summary(summary: dict[str, Any], path: str | Path) -> Path:
-    """Write the summary as JSON, and return the path."""
+    """Write the summary as JSON with its checksum, and return the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(summary, indent=2))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(seal(summary))
     return path
 
 

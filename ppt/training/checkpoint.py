@@ -7,12 +7,13 @@ generator belongs, and `ppt.serving.stored_checkpoint` reads it.
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.optim import Optimizer
 
@@ -36,9 +37,11 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().contiguous() for name, value in generator.state_dict().items()}
-    save_file(state, folder / GENERATOR)
+    (folder / GENERATOR).write_bytes(save(state))  # native writers tell no reason for a failure
     if optimizer is not None:
-        torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+        buffer = io.BytesIO()
+        torch.save(optimizer.state_dict(), buffer)
+        (folder / OPTIMIZER).write_bytes(buffer.getbuffer())
     (folder / METADATA).write_text(json.dumps(metadata, indent=1, sort_keys=True))
 
 

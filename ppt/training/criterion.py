@@ -6,7 +6,7 @@ low-resolution padded square.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppt.batches.batch import Batch, Target
+from ppt.batches.batch import Batch, Targets
 from ppt.config import LossWeights, MatchCost, Training
 from ppt.models.confidence import sample_masks
 from ppt.models.point_prompting import PointPrompting
@@ -193,8 +193,8 @@ class SetCriterion(nn.Module):
         """
         share, expression, query, masks = 1.0, pairs.expression, pairs.query, pairs.masks
         if self.max_mask_prompts is not None and len(query) > self.max_mask_prompts:
-            chosen = torch.linspace(0, len(query) - 1, self.max_mask_prompts).long()
-            chosen = chosen.to(query.device)
+            chosen = torch.linspace(0, len(query) - 1, self.max_mask_prompts, device=query.device)
+            chosen = chosen.long()
             share = len(chosen) / len(query)
             expression, query, masks = expression[chosen], query[chosen], masks[chosen]
         logits = model.decode(outputs, batch, expression, query)
@@ -215,20 +215,15 @@ class DecodedMasks:
 class Pairs:
     """The P matched pairs of a batch, with the targets in the order of the matched queries."""
 
-    def __init__(self, targets: Sequence[Target], matches: Sequence[Match], extent: Tensor) -> None:
+    def __init__(self, targets: Targets, match: Match, extent: Tensor) -> None:
         """`extent` [B, 2] is that of the batch."""
-        both = list(zip(targets, matches, strict=True))
-        self.query = torch.cat([match.queries for match in matches])  # [P]
-        device = self.query.device
-        counts = torch.tensor([len(match.queries) for match in matches], device=device)
-        numbers = torch.arange(len(matches), device=device)
-        self.expression = torch.repeat_interleave(numbers, counts)  # [P]
-        order = torch.cat([match.point_order for match in matches])  # [P, M]
-        points = torch.cat([t.points[m.targets] for t, m in both])
-        self.points = points.gather(1, order[..., None].expand(-1, -1, 2))  # [P, M, 2]
+        self.query = match.queries  # [P]
+        self.expression = targets.expression[match.targets]  # [P]
+        order = match.point_order[..., None].expand(-1, -1, 2)
+        self.points = targets.points[match.targets].gather(1, order)  # [P, M, 2]
         self.extent = extent[self.expression]  # [P, 2]
-        self.masks = torch.cat([t.masks[m.targets] for t, m in both])  # [P, H4, W4]
-        self.is_referent = torch.cat([t.is_referent[m.targets] for t, m in both])  # [P]
+        self.masks = targets.masks[match.targets]  # [P, H4, W4]
+        self.is_referent = targets.is_referent[match.targets]  # [P]
 
 
 def _earlier_levels(outputs: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -251,7 +246,7 @@ def _decode_all(model: PointPrompting, outputs: dict[str, Tensor], batch: Batch)
     return logits.unflatten(0, (num_expressions, num_queries))
 
 
-def _mean_over_workers(count: int, device: torch.device) -> float:
+def _mean_over_workers(count: int, device: torch.device) -> Tensor | int:
     """Return the mean over the workers of a number of targets, at least 1.
 
     DDP averages gradients over the workers, so losses divided by this mean are in effect divided by
@@ -259,6 +254,6 @@ def _mean_over_workers(count: int, device: torch.device) -> float:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return max(count, 1)
-    total = torch.tensor(float(count), device=device)
+    total = torch.full((), float(count), device=device)
     dist.all_reduce(total)
-    return max(total.item() / dist.get_world_size(), 1.0)
+    return (total / dist.get_world_size()).clamp(min=1)

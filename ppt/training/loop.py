@@ -5,26 +5,26 @@ The runner provides the batches of a worker and keeps its checkpoints.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ppt.batches.batch import Batch
-from ppt.batches.collate import collate
 from ppt.models.loaded import build_point_prompting
 from ppt.models.point_prompting import PointPrompting
-from ppt.store.nodes import digest_of
 from ppt.training.checkpoint import load_checkpoint, save_checkpoint
 from ppt.training.criterion import SetCriterion, build_criterion
 from ppt.training.optim import build_optimizer, build_schedule
 from ppt.training.stage import EpochMetrics, StageTraining, worker_class
+
+READ_EVERY = 50
+"""The number of iterations after which their losses are read from the device."""
 
 
 def train_one_epoch(
@@ -54,20 +54,18 @@ def train_one_epoch(
         The means of the losses over the iterations by name; `loss` is their weighted sum.
 
     Raises:
-        FloatingPointError: if a loss is not finite.
+        FloatingPointError: if a loss is not finite. It is found when the losses are next read,
+            at the latest at the end of the epoch and so before a checkpoint is written.
     """
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    sums: dict[str, float] = {}
-    iteration = 0
-    for iteration, batch in enumerate(batches, start=1):
+    means = _Means()
+    for batch in batches:
         batch = batch.to(device)
         outputs = model(batch)
         losses = criterion(model, outputs, batch)
         loss = criterion.total(losses, outputs)
-        values = {name: value.item() for name, value in {"loss": loss, **losses}.items()}
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(f"iteration {iteration}: loss is not finite: {values}")
+        means.add({"loss": loss, **losses})
 
         optimizer.zero_grad()
         loss.backward()
@@ -76,11 +74,46 @@ def train_one_epoch(
         if scheduler is not None:
             scheduler.step()
 
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value
         if on_iteration is not None:
             on_iteration()
-    return {name: total / iteration for name, total in sums.items()}
+    return means.read()
+
+
+class _Means:
+    """The means of losses over iterations, kept on the device and read now and then.
+
+    To read a value makes the host wait for the device.
+    """
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._sums = np.zeros(0)
+        self._unread: list[Tensor] = []  # one for each iteration that was not read yet
+        self._read = 0  # iterations
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Add the losses of an iteration. Raises FloatingPointError as `read` does."""
+        self._names = list(losses)
+        self._unread.append(torch.stack([value.detach() for value in losses.values()]))
+        if len(self._unread) == READ_EVERY:
+            self._fetch()
+
+    def read(self) -> dict[str, float]:
+        """Return the means by name. Raises FloatingPointError if a loss is not finite."""
+        self._fetch()
+        return dict(zip(self._names, (self._sums / max(self._read, 1)).tolist(), strict=True))
+
+    def _fetch(self) -> None:
+        if not self._unread:
+            return
+        rows = torch.stack(self._unread).cpu().double().numpy()
+        for number, row in enumerate(rows, start=self._read + 1):
+            if not np.isfinite(row[0]):
+                values = dict(zip(self._names, row.tolist(), strict=True))
+                raise FloatingPointError(f"iteration {number}: loss is not finite: {values}")
+        self._sums = rows.sum(0) + (self._sums if self._read else 0.0)
+        self._read += len(rows)
+        self._unread.clear()
 
 
 class StageWorker:
@@ -141,34 +174,20 @@ class StageWorker:
     def train_epoch(
         self,
         epoch: int,
-        tables: Iterable[pa.Table],
+        batches: Iterable[Batch],
         *,
-        rank: int = 0,
         on_iteration: Callable[[], object] | None = None,
     ) -> EpochMetrics:
         """Train for one epoch.
 
         Args:
             epoch: the number of the epoch, from 1.
-            tables: the gathered tables of this worker, one for each iteration.
-            rank: the rank of this worker.
+            batches: the batches of this worker, one for each iteration.
             on_iteration: called after each iteration.
 
         Returns:
             The number of the epoch and the means of its losses.
         """
-        entropy = int(digest_of([self.stage.seed, self.stage.name]), 16)
-        rng = np.random.default_rng([entropy, epoch, rank])  # draws the point targets
-        batches = (
-            collate(
-                table,
-                num_points=self.stage.model.point_generator.num_points,
-                low_res_size=self.model.segmenter.low_res_size,
-                image_size=self.model.segmenter.image_size,
-                rng=rng,
-            )
-            for table in tables
-        )
 
         def iterated() -> None:
             self.after_iteration()

@@ -4,13 +4,13 @@ Section 3.1.2 asks for the best bipartite matching, as in DETR, without giving t
 therefore configured (`training.match_cost`). The points of a pseudo label are drawn at random and
 have no order, so the points of a pair are matched as well.
 
-Letters: B expressions, K queries, M points, E targets of one expression, G targets of a batch,
-H4 x W4 SAM's low-resolution padded square.
+Letters: B expressions, K queries, M points, G targets of a batch, P matched pairs, H4 x W4 SAM's
+low-resolution padded square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,22 +18,23 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ppt.batches.batch import Target
+from ppt.batches.batch import Targets
 
 
 class Match(NamedTuple):
-    """The min(E, K) matched pairs of one expression, ordered by query."""
+    """The matched pairs, of each expression min(targets, K), ordered by expression and query."""
 
-    queries: Tensor  # [pairs] long
-    targets: Tensor  # [pairs] long
-    point_order: Tensor  # [pairs, M] long: predicted point m has target point point_order[m]
+    queries: Tensor  # [P] long
+    targets: Tensor  # [P] long, rows of `Targets`
+    point_order: Tensor  # [P, M] long: predicted point m has target point point_order[m]
 
 
 class HungarianMatcher:
     """Finds the matching of least total cost.
 
     The cost of a pair is the weighted sum of the costs of its points, its point labels, its
-    referent score and, if `cost_mask` is above 0, its masks.
+    referent score and, if `cost_mask` is above 0, its masks. The costs are computed on the device
+    and fetched at once; this is where the host waits for the device in an iteration.
     """
 
     def __init__(
@@ -51,11 +52,8 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def __call__(
-        self,
-        outputs: dict[str, Tensor],
-        targets: Sequence[Target],
-        mask_logits: Tensor | None = None,
-    ) -> list[Match]:
+        self, outputs: dict[str, Tensor], targets: Targets, mask_logits: Tensor | None = None
+    ) -> Match:
         """Match the queries of each expression with its pseudo labels.
 
         Args:
@@ -65,63 +63,94 @@ class HungarianMatcher:
                 `cost_mask` is above 0.
 
         Returns:
-            One `Match` for each expression, on the device of the outputs.
+            The matched pairs, on the device of the outputs.
 
         Raises:
             FloatingPointError: if an output is not finite.
         """
         device = outputs["pred_points"].device
-        counts = [len(target.is_referent) for target in targets]
-        cost, orders = self._costs(outputs, targets, np.repeat(np.arange(len(counts)), counts))
+        pair, rest = self._costs(outputs, targets)
         if self.cost_mask > 0:
             assert mask_logits is not None
-            cost += self.cost_mask * _mask_cost(mask_logits, targets)
-        matches, start = [], 0
-        for count in counts:
-            rows, queries = linear_sum_assignment(cost[start : start + count])
-            by_query = queries.argsort()
-            rows, queries = rows[by_query], queries[by_query]
-            order = orders[start + rows, queries]
-            arrays = (queries, rows, order)
-            matches.append(Match(*(torch.from_numpy(a).to(device) for a in arrays)))
-            start += count
-        return matches
-
-    def _costs(
-        self, outputs: dict[str, Tensor], targets: Sequence[Target], expression: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the costs [G, K] without masks, and the best orders of the points [G, K, M].
-
-        `expression` [G] is the index of each target's expression.
-        """
-        points = _numpy(outputs["pred_points"])[expression]  # [G, K, M, 2]
-        labels = _numpy(outputs["pred_point_logits"].sigmoid())[expression]  # [G, K, M]
-        scores = _numpy(outputs["pred_referent_logits"].sigmoid())[expression]  # [G, K]
-        target_points = _numpy(torch.cat([t.points for t in targets]))[:, None, None]
-        target_labels = _numpy(torch.cat([t.point_labels for t in targets]))[:, None, None]
-        target_scores = _numpy(torch.cat([t.is_referent for t in targets]))[:, None]
-        distance = np.abs(points[:, :, :, None] - target_points).sum(-1)  # [G, K, M, M]
-        mislabel = np.abs(labels[..., None] - target_labels)
-        pair = self.cost_points * distance + self.cost_point_labels * mislabel
-        if not (np.isfinite(pair).all() and np.isfinite(scores).all()):
+            rest = rest + self.cost_mask * _mask_cost(mask_logits, targets)
+        # No order of the points costs less than each point with the best partner for itself.
+        bound = torch.maximum(pair.amin(-1).mean(-1), pair.amin(-2).mean(-1))
+        sizes = [pair.numel(), rest.numel(), bound.numel(), len(targets.expression)]
+        parts = (pair, rest, bound, targets.expression.float())
+        fetched = torch.cat([part.flatten() for part in parts]).cpu().numpy()
+        if not np.isfinite(fetched).all():
             raise FloatingPointError("the generator's outputs are not finite")
-        orders = np.empty(points.shape[:3], np.int64)
-        for index in np.ndindex(orders.shape[:2]):
-            orders[index] = linear_sum_assignment(pair[index])[1]
-        cost = np.take_along_axis(pair, orders[..., None], axis=-1)[..., 0].mean(-1)
-        return cost + self.cost_referent * np.abs(scores - target_scores), orders
+        flat = np.split(fetched, np.cumsum(sizes)[:-1])
+        pairs = match_pairs(*(part.reshape(of.shape) for part, of in zip(flat, parts, strict=True)))
+        found = torch.from_numpy(pairs)
+        if device.type == "cuda":
+            found = found.pin_memory()
+        found = found.to(device, non_blocking=True)
+        return Match(found[:, 0], found[:, 1], found[:, 2:])
+
+    def _costs(self, outputs: dict[str, Tensor], targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return the costs of a target's points with a query's, [G, K, M, M], and of the rest.
+
+        The rest is [G, K], without masks.
+        """
+        points = outputs["pred_points"].float()[targets.expression]  # [G, K, M, 2]
+        labels = outputs["pred_point_logits"].float().sigmoid()[targets.expression]  # [G, K, M]
+        scores = outputs["pred_referent_logits"].float().sigmoid()[targets.expression]  # [G, K]
+        distance = (points[:, :, :, None] - targets.points[:, None, None]).abs().sum(-1)
+        mislabel = (labels[..., None] - targets.point_labels[:, None, None]).abs()
+        pair = self.cost_points * distance + self.cost_point_labels * mislabel
+        return pair, self.cost_referent * (scores - targets.is_referent[:, None]).abs()
 
 
-def _mask_cost(mask_logits: Tensor, targets: Sequence[Target]) -> np.ndarray:
+def match_pairs(
+    pair: np.ndarray, rest: np.ndarray, bound: np.ndarray, expression: np.ndarray
+) -> np.ndarray:
+    """Find the matching of least total cost of each expression.
+
+    The best order of the points is found for those pairs alone that come into question. The
+    matching is found with a bound for all others; where it chooses one of them, the bound is
+    replaced by the cost and the matching is found again. Once it chooses none, no other matching
+    can cost less.
+
+    Args:
+        pair: [G, K, M, M] the costs of each predicted point with each target point.
+        rest: [G, K] what does not depend on the order of the points.
+        bound: [G, K] what the points cost at least, in any order.
+        expression: [G] the expression of each target, ascending.
+
+    Returns:
+        int64 [P, 2 + M]: the query, the target and the order of the points of each pair, ordered by
+        expression and query.
+    """
+    num_points = pair.shape[-1]
+    every = np.arange(num_points)
+    cost = rest + bound
+    orders = np.zeros((*cost.shape, num_points), np.int64)
+    solved = np.zeros(cost.shape, bool)
+    found = []
+    starts = np.flatnonzero(np.diff(expression, prepend=-1))
+    for start, stop in pairwise([*starts, len(expression)]):
+        while True:
+            targets, queries = linear_sum_assignment(cost[start:stop])
+            targets += start
+            unknown = np.flatnonzero(~solved[targets, queries])
+            if not len(unknown):
+                break
+            for g, k in zip(targets[unknown], queries[unknown], strict=True):
+                order = linear_sum_assignment(pair[g, k])[1]
+                orders[g, k], solved[g, k] = order, True
+                cost[g, k] = rest[g, k] + pair[g, k, every, order].mean()
+        by_query = queries.argsort()
+        targets, queries = targets[by_query], queries[by_query]
+        found.append(np.column_stack([queries, targets, orders[targets, queries]]))
+    return np.concatenate(found) if found else np.zeros((0, 2 + num_points), np.int64)
+
+
+def _mask_cost(mask_logits: Tensor, targets: Targets) -> Tensor:
     """Return 1 - Dice, [G, K], of each target's mask with the masks of its expression's queries."""
-    costs = []
-    for logits, target in zip(mask_logits, targets, strict=True):
-        masks = logits.sigmoid().flatten(1)
-        wanted = target.masks.flatten(1)
-        overlap = 2 * wanted @ masks.T + 1
-        costs.append(1 - overlap / (wanted.sum(1)[:, None] + masks.sum(1) + 1))
-    return _numpy(torch.cat(costs))
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.float().cpu().numpy()
+    costs = [mask_logits.new_zeros(0, mask_logits.shape[1])]
+    for expression, wanted in zip(targets.expression[:, None], targets.masks, strict=True):
+        masks = mask_logits.index_select(0, expression)[0].sigmoid().flatten(1)
+        overlap = 2 * masks @ wanted.flatten() + 1
+        costs.append((1 - overlap / (wanted.sum() + masks.sum(1) + 1))[None])
+    return torch.cat(costs)

@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppt.batches.gather import StageReader
 from ppt.batches.sampler import LabelTable, Plan
 from ppt.config import Model, Resources, Stage, Training
 from ppt.config.stage_kinds import STAGE_KINDS
@@ -27,7 +28,7 @@ from ppt.store.nodes import Node, Store, digest_of
 if TYPE_CHECKING:
     from ppt.training.loop import StageWorker
 
-VERSION = 2
+VERSION = 4
 """The version of the training code, which is part of the digest of every checkpoint.
 
 Raise it when the result of training changes for all kinds of stages, for example because of the
@@ -74,6 +75,10 @@ class StageTraining:
             seed=self.seed,
             batch_size=self.training.global_batch_size,
         )
+
+    def reader(self, plan: Plan) -> StageReader:
+        """Return what reads the batches of a plan of this stage."""
+        return StageReader(plan, self.tables, self.model.point_generator.num_points)
 
     def _training_spec(self) -> dict[str, Any]:
         """The fields that all stages share, without the losses that have no weight."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import ray
 
+from ppt.config import ConfigError
 from ppt.distributed import actors
 from ppt.distributed.actors import ActorPool, StepError
 from ppt.steps.step import Step
@@ -59,6 +60,16 @@ class _Failing(_Numbers):
         raise ValueError(f"nothing to read in bucket {bucket}")
 
 
+@dataclass(frozen=True)
+class _Full(_Numbers):
+    """Writes bucket 1 to a device that answers as a full disk does."""
+
+    def __call__(self, bucket: int) -> BucketOutput:
+        if bucket == 1:
+            Path("/dev/full").write_bytes(b"1")
+        return super().__call__(bucket)
+
+
 @pytest.fixture
 def deaths(tmp_path: Path) -> Path:
     folder = tmp_path / "deaths"
@@ -86,6 +97,14 @@ def test_an_error_names_node_and_bucket(pool: ActorPool, tmp_path: Path) -> None
     with pytest.raises(StepError, match=match):
         pool.make(node, step)
     assert not node.is_complete()
+
+
+def test_a_full_disk_is_told(pool: ActorPool, tmp_path: Path) -> None:
+    node = node_of(_Full(), tmp_path)
+    with pytest.raises(ConfigError, match="^No space left on device: free some space, then run"):
+        pool.make(node, _Full())
+    pool.make(node, _Numbers())
+    assert node.read_all()["bucket"].to_pylist() == [0, 1, 2, 3, 4]
 
 
 def test_a_bucket_that_kills_every_actor_is_named(

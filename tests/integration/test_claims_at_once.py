@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +37,7 @@ def quick_leases(cluster: None) -> Iterator[None]:
 @ray.remote(num_cpus=0, max_retries=0)
 def make(node: Node, folder: Path, *, die: bool = False) -> str:
     """Make a node as a pass or a stage does; leaves a file for each that began."""
-    with claims.claim(node) as ours:
+    with claims.claim(node, "a node") as ours:
         if ours:
             (folder / f"began-{os.getpid()}").touch()
             if die:
@@ -60,3 +62,50 @@ def test_when_the_maker_dies_another_takes_over(quick_leases: None, tmp_path: Pa
     assert ray.get([make.remote(node, tmp_path) for _ in range(2)], timeout=120).count("made") == 1
     assert len(list(tmp_path.glob("began-*"))) == 2
     assert node.is_complete()
+
+
+ELSEWHERE = """
+import sys
+from ppt.config import Resources
+from ppt.distributed.claims import claim
+from ppt.distributed.cluster import connected
+from ppt.store.nodes import Store
+node = Store(sys.argv[1]).node("checkpoints", {})
+few = Resources(num_actors=1, cpus_per_actor=0.1, cpus_per_worker=0.1, cpus_per_reader=0.1)
+with connected(few), claim(node, "a stage") as ours:
+    print("ours" if ours else "found", flush=True)
+    sys.stdin.readline()
+    node.write_manifest(made="elsewhere")
+"""
+
+
+def test_a_run_on_another_ray_is_waited_for(
+    cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The leases of the two clusters know nothing of each other; the store has a lock."""
+    node = Store(str(tmp_path)).node("checkpoints", {})
+    other = subprocess.Popen(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path)],
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout and other.stdout.readline() == "ours\n"
+    found = list[bool]()
+
+    def claim() -> None:
+        with claims.claim(node, "a stage") as ours:
+            found.append(ours)
+
+    thread = threading.Thread(target=claim)
+    thread.start()
+    told = ""
+    while "a stage: another run is making this, waiting" not in told:
+        told += capfd.readouterr().err.replace("\n", " ")
+        time.sleep(0.05)
+    assert found == []
+    other.communicate("\n")
+    thread.join(120)
+    assert found == [False]
+    assert node.manifest()["made"] == "elsewhere"

@@ -149,8 +149,8 @@ def test_a_training_that_was_interrupted_ends_in_the_same_bytes(
     assert not list((copied / "local-train").iterdir())
 
 
-WRAPPERS = {"ppt/steps/runner.py"}
-"""Files with runners that leave the work to another runner, such as `Repairing`."""
+WRAPPERS = {"ppt/steps/runner.py", "ppt/steps/uses.py"}
+"""Files with runners that leave the work to another runner, such as `Repairing` and `Noting`."""
 
 
 def test_from_the_command_to_the_training_iteration_in_four_files(

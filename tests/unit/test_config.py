@@ -12,7 +12,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from ppt.config import ConfigError, load_curriculum, parse_curriculum
-from ppt.config.messages import MAX_LINES
+from ppt.config.messages import MAX_LINES, one_line
 
 CURRICULA = Path(__file__).parents[2] / "curricula"
 
@@ -389,3 +389,20 @@ def test_the_papers_curricula(dataset: str, split_by: str, split: object) -> Non
     assert sources[0] == {"h_sem", "d_sem"}  # Eq. 5
     assert sources[2] == {"h_sem", "d_sem", "d_ref", "h_ref"}  # Eq. 6
     assert sources[3] == {"h_sem", "h_ref"}  # Eq. 7
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("the café, 狗 🐕", "the café, 狗 🐕"),
+        ("two\nlines\r", "two\\nlines\\r"),
+        ("\x1b[31mred \x00 \x85", "\\x1b[31mred \\x00 \\x85"),
+        ("half \ud800, \u2028", "half \\ud800, \\u2028"),
+        ("x" * 1000, "x" * 1000),
+        ("\n" * 1000, "\\n" * 250 + " ... " + "n" + "\\n" * 247),
+        ("a" * 600 + "b" * 600, "a" * 500 + " ... " + "b" * 495),
+    ],
+)
+def test_a_message_is_one_line_that_a_terminal_can_show(text: str, line: str) -> None:
+    assert one_line(text) == line
+    assert len(one_line(text)) <= 1000

@@ -1,5 +1,6 @@
 """Every kind of picture people have on disk, and every way it can be broken."""
 
+import contextlib
 import io
 import os
 import struct
@@ -7,7 +8,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from PIL import BmpImagePlugin, Image, ImageOps
+from PIL import BmpImagePlugin, EpsImagePlugin, Image, ImageOps
 
 from ppt.images import pictures
 from ppt.images.pictures import (
@@ -174,6 +175,25 @@ def test_whatever_a_decoder_raises_is_an_unreadable_picture(pixels, check, monke
 def test_other_bytes_are_unreadable(data, message):
     with pytest.raises(UnreadablePicture, match=message):
         check_picture(data)
+
+
+@pytest.mark.parametrize("check", [check_picture, check_mask])
+def test_what_other_programs_would_execute_is_no_picture(check, tmp_path, monkeypatch):
+    """Pillow gives EPS to Ghostscript, which is here a program that leaves a trace."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # which Pillow looks for only once
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n0 0 moveto\n"
+    with Image.open(io.BytesIO(data)) as opened, contextlib.suppress(OSError):
+        assert opened.format == "EPS"
+        opened.load()
+    assert (tmp_path / "was-run").exists()
+    (tmp_path / "was-run").unlink()
+    with pytest.raises(UnreadablePicture, match="no known picture format"):
+        check(data)
+    assert not (tmp_path / "was-run").exists()
 
 
 @pytest.mark.parametrize("check", [check_picture, check_mask])

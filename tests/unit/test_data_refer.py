@@ -6,6 +6,7 @@ import collections
 import io
 import json
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jobs.cli import app
 from ppt.config import load_curriculum
 from ppt.curriculum.inputs import prepare
 from ppt.data.refer import ReferData, ReferSource
+from ppt.data.refer_index import read_refs
 from ppt.images.masks import encode_rle
 from ppt.images.pictures import UnreadablePicture, check_picture
 from ppt.steps.local_runner import LocalRunner
@@ -26,6 +28,7 @@ from ppt.tracking.record import RunRecord
 
 PHOTOS = Path(__file__).parents[2] / "curricula" / "photos.yaml"
 HEIGHT, WIDTH = 30, 40
+SENTENCE = {"sent_id": 1, "sent": "a thing"}
 BOX = [4.0, 6.0, 20.0, 6.0, 20.0, 16.0, 4.0, 16.0]  # columns 4 to 19, rows 6 to 15
 
 
@@ -116,6 +119,7 @@ def box(height: int, width: int, rows: tuple[int, int], columns: tuple[int, int]
         (b"the dog", "expression is no text: b'the dog'"),
         (["the", "dog"], "expression is no text: ['the', 'dog']"),
         ("half \ud83d of a pair", "is no valid Unicode text"),
+        ("x" * 10_001, "expression has 10,001 characters, more than 10,000"),
         ("?!", "expression '?!' has no word"),
     ],
 )
@@ -312,11 +316,22 @@ def test_a_ref_of_another_form_is_named(
         (pickle.dumps([np.int64(1)]), "refuses to load numpy"),
         (b"\x80\x04]\x94(K\x01\x93.", "is no list of refs"),
         (b"\x80\x02Ptrain\n.", "is no list of refs"),
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "is no list of refs: MemoryError"),  # place 2,147,483,647
+        (pickle.dumps([ref(1, sentences=[SENTENCE] * 9_999)] * 9_999), "99,980,001 sentences in"),
     ],
 )
 def test_a_pickle_of_other_things_is_named(tmp_path: Path, index: bytes, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"refs\(unc\).p' .*{message}"):
+    with pytest.raises(ValueError, match=rf"refs\(unc\).p':? .*{message}"):
         refer(write(tmp_path, index))
+
+
+def test_the_limit_on_memory_is_lifted_again(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    path = write(tmp_path / "a", [ref(1), ref(2)]) / "refcoco" / "refs(unc).p"
+    assert [one.ref_id for one in read_refs(path)] == [1, 2]
+    with pytest.raises(ValueError, match="is no list of refs"):
+        read_refs(write(tmp_path / "b", b"half") / "refcoco" / "refs(unc).p")
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 @pytest.mark.parametrize(

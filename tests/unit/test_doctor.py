@@ -165,6 +165,19 @@ def test_a_partial_refcoco(tmp_path: Path) -> None:
     assert "do not compare" in test.todo and "train2014.zip" not in test.todo
 
 
+def test_sentences_of_refcoco_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+    root = partial(tmp_path / "data", pictures=2)
+    path = root / "refcoco" / "refs(unc).p"
+    refs = pickle.loads(path.read_bytes())
+    refs[0]["sentences"] = [{"sent_id": i, "sent": sent} for i, sent in enumerate([None, 3, "x"])]
+    path.write_bytes(pickle.dumps(refs))
+    checks = lines(PHOTOS, *photos(root))
+    assert checks["data.referring"].state == "warning"
+    told = "2 expressions will be quarantined: 1 as expression is no text: None, 1 as "
+    assert told in checks["data.referring"].todo
+    assert "quarantined" not in checks["data.validation"].todo
+
+
 def test_pictures_that_are_there_are_not_asked_for(tmp_path: Path) -> None:
     root = partial(tmp_path / "data")
     (root / "refcoco" / "refs(unc).p").unlink()

@@ -1,7 +1,6 @@
-"""Points of similarity maps and of masks."""
+"""Points of similarity maps."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,8 +8,7 @@ from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
 from ppt.config import PointRecipe
-from ppt.images.masks import mask_to_box
-from ppt.labels.points import points_from_map, sample_box_points
+from ppt.labels.points import points_from_map
 
 SURGERY = PointRecipe()
 NEAR = PointRecipe(method="near")
@@ -83,37 +81,3 @@ def test_any_map_gives_points_inside_the_picture(values, recipe):
     assert labels[0] == 1 and set(labels.tolist()) <= {0, 1}
     again = points_from_map(torch.from_numpy(values), recipe)
     np.testing.assert_array_equal(points, again[0])
-
-
-@given(
-    arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20))).filter(np.any),
-    st.integers(1, 12),
-    st.integers(0, 2**31),
-)
-@settings(max_examples=100, deadline=None)
-def test_box_points(mask, num_points, seed):
-    points, labels = sample_box_points(mask, num_points, np.random.default_rng(seed))
-    assert points.shape == (num_points, 2) and labels.shape == (num_points,)
-    assert labels.any()
-    pixels = points.astype(np.float64) * mask.shape[::-1]
-    x0, y0, x1, y1 = mask_to_box(mask)
-    assert (pixels >= np.array([x0, y0]) - 1e-4).all()
-    assert (pixels <= np.array([x1, y1]) + 1e-4).all()
-    inner = np.abs(pixels - pixels.round()).min(1) > 1e-3  # clear of float32's rounding
-    columns, rows = pixels[inner].astype(int).T
-    np.testing.assert_array_equal(labels[inner], mask[rows, columns])
-
-
-def test_box_points_are_uniform():
-    mask = np.zeros((50, 80), bool)
-    mask[10:30, 20:60] = True
-    points, labels = sample_box_points(mask, 4000, np.random.default_rng(0))
-    assert labels.all()
-    np.testing.assert_allclose(points.mean(0), [0.5, 0.4], atol=0.01)
-    counts, _ = np.histogram(points[:, 0], bins=4, range=(0.25, 0.75))
-    assert np.abs(counts / 4000 - 0.25).max() < 0.03
-
-
-def test_box_points_of_nothing():
-    with pytest.raises(ValueError, match="empty"):
-        sample_box_points(np.zeros((4, 4), bool), 3, np.random.default_rng(0))

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
+from common import targets_of
 
-from ppt.batches.batch import Batch, Target
+from ppt.batches.batch import Batch
 from ppt.config import LossWeights, MatchCost
 from ppt.training.criterion import SetCriterion
 
@@ -34,6 +35,7 @@ class DrawnMasks(torch.nn.Module):
 
 
 def make_batch(targets):
+    """A batch with an expression for each (masks, points, point_labels, is_referent)."""
     count = len(targets)
     return Batch(
         pictures=["a"],
@@ -45,19 +47,15 @@ def make_batch(targets):
         texts=[""] * count,
         word_features=torch.zeros(count, 1, 1),
         word_mask=torch.ones(count, 1, dtype=torch.bool),
-        targets=targets,
+        targets=targets_of(*targets),
     )
 
 
 def one_target(mask_rows=1):
     mask = torch.zeros(1, LOW_RES, LOW_RES)
     mask[:, :mask_rows] = 1
-    return Target(
-        masks=mask,
-        points=torch.tensor([[[0.2, 0.3], [0.8, 0.5]]]),
-        point_labels=torch.tensor([[1.0, 0.0]]),
-        is_referent=torch.tensor([1.0]),
-    )
+    points = torch.tensor([[[0.2, 0.3], [0.8, 0.5]]])
+    return mask, points, torch.tensor([[1.0, 0.0]]), torch.tensor([1.0])
 
 
 @pytest.fixture
@@ -74,7 +72,7 @@ def test_losses_worked_by_hand(outputs):
     logits = torch.zeros(2, 2, LOW_RES, LOW_RES)
     logits[:, :, LOW_RES // 2 :] = 50.0  # below the picture: must not count
     model = DrawnMasks(logits)
-    none = Target(*(torch.zeros(0, *s) for s in [(4, 4), (2, 2), (2,), ()]))
+    none = tuple(torch.zeros(0, *s) for s in [(4, 4), (2, 2), (2,), ()])
     batch = make_batch([one_target(), none])
     losses = SetCriterion(MatchCost(), LossWeights(unmatched=0.1))(model, outputs, batch)
 
@@ -149,7 +147,7 @@ def test_mask_cost_decides_the_match(outputs):
 def test_a_batch_without_pseudo_labels_still_has_a_gradient(outputs):
     for value in outputs.values():
         value.requires_grad_()
-    none = Target(*(torch.zeros(0, *s) for s in [(4, 4), (2, 2), (2,), ()]))
+    none = tuple(torch.zeros(0, *s) for s in [(4, 4), (2, 2), (2,), ()])
     model = DrawnMasks(torch.zeros(2, 2, LOW_RES, LOW_RES))
     losses = SetCriterion(MatchCost(), LossWeights())(model, outputs, make_batch([none, none]))
     sum(losses.values()).backward()
@@ -165,10 +163,8 @@ def test_scores_do_not_collapse_while_no_referent_is_known():
     points = torch.rand(1, 3, 2, 2)
     optimizer = torch.optim.Adam([referent], lr=0.05)
     criterion = SetCriterion(MatchCost(), LossWeights())
-    known = Target(
-        torch.ones(2, 4, 4), points[0, :2].clone(), torch.ones(2, 2), torch.tensor([1.0, 0.0])
-    )
-    unknown = Target(known.masks, known.points, known.point_labels, torch.zeros(2))
+    known = torch.ones(2, 4, 4), points[0, :2], torch.ones(2, 2), torch.tensor([1.0, 0.0])
+    unknown = *known[:3], torch.zeros(2)
     model = DrawnMasks(torch.zeros(2, 3, LOW_RES, LOW_RES))
     shared = torch.nn.Parameter(torch.zeros(3))  # what both kinds of sample have in common
     optimizer.add_param_group({"params": [shared]})

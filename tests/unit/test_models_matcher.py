@@ -2,11 +2,13 @@
 
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
+from common import targets_of
+from scipy.optimize import linear_sum_assignment
 
-from ppt.batches.batch import Target
-from ppt.training.matcher import HungarianMatcher
+from ppt.training.matcher import HungarianMatcher, match_pairs
 
 COSTS = {"cost_points": 5.0, "cost_point_labels": 1.0, "cost_referent": 2.0}
 
@@ -19,79 +21,105 @@ def random_case(num_targets, num_queries, num_points, seed):
         "pred_point_logits": rand(len(num_targets), num_queries, num_points) * 6 - 3,
         "pred_referent_logits": rand(len(num_targets), num_queries) * 6 - 3,
     }
-    targets = [
-        Target(
-            masks=(rand(e, 8, 8) > 0.5).float(),
-            points=rand(e, num_points, 2),
-            point_labels=(rand(e, num_points) > 0.5).float(),
-            is_referent=(torch.arange(e) == 0).float(),
+    parts = [
+        (
+            (rand(e, 8, 8) > 0.5).float(),
+            rand(e, num_points, 2),
+            (rand(e, num_points) > 0.5).float(),
+            (torch.arange(e) == 0).float(),
         )
         for e in num_targets
     ]
-    return outputs, targets
+    return outputs, targets_of(*parts)
 
 
-def point_cost(outputs, target, b, k, e, order):
-    distance = (outputs["pred_points"][b, k] - target.points[e, order]).abs().sum(-1)
+def point_cost(outputs, targets, b, k, g, order):
+    distance = (outputs["pred_points"][b, k] - targets.points[g, order]).abs().sum(-1)
     labels = outputs["pred_point_logits"][b, k].sigmoid()
-    mislabel = (labels - target.point_labels[e, order]).abs()
+    mislabel = (labels - targets.point_labels[g, order]).abs()
     return (5 * distance + mislabel).mean().item()
 
 
-def pair_cost(outputs, target, b, k, e):
-    """Cost of query k for target e with the best order of points, and that order."""
-    orders = [list(p) for p in permutations(range(target.points.shape[1]))]
-    best = min(orders, key=lambda order: point_cost(outputs, target, b, k, e, order))
-    score = outputs["pred_referent_logits"][b, k].sigmoid() - target.is_referent[e]
-    return point_cost(outputs, target, b, k, e, best) + 2 * score.abs().item(), best
+def pair_cost(outputs, targets, b, k, g):
+    """Cost of query k for target g with the best order of points, and that order."""
+    orders = [list(p) for p in permutations(range(targets.points.shape[1]))]
+    best = min(orders, key=lambda order: point_cost(outputs, targets, b, k, g, order))
+    score = outputs["pred_referent_logits"][b, k].sigmoid() - targets.is_referent[g]
+    return point_cost(outputs, targets, b, k, g, best) + 2 * score.abs().item(), best
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_brute_force(seed):
     num_queries = 4
     outputs, targets = random_case([2, 0, 1, 3], num_queries, 3, seed)
-    matches = HungarianMatcher(**COSTS)(outputs, targets)
-    for b, (target, match) in enumerate(zip(targets, matches, strict=True)):
-        num_targets = len(target.is_referent)
+    match = HungarianMatcher(**COSTS)(outputs, targets)
+    rows = list(zip(*(part.tolist() for part in match), strict=True))
+    assert [(targets.expression[g].item(), k) for k, g, _ in rows] == sorted(
+        (targets.expression[g].item(), k) for k, g, _ in rows
+    )
+    for b in range(4):
+        of_expression = (targets.expression == b).nonzero()[:, 0].tolist()
         costs = {
-            (k, e): pair_cost(outputs, target, b, k, e)
+            (k, g): pair_cost(outputs, targets, b, k, g)
             for k in range(num_queries)
-            for e in range(num_targets)
+            for g in of_expression
         }
         best = min(
-            sum(costs[k, e][0] for e, k in enumerate(chosen))
-            for chosen in permutations(range(num_queries), num_targets)
+            sum(costs[k, g][0] for g, k in zip(of_expression, chosen, strict=True))
+            for chosen in permutations(range(num_queries), len(of_expression))
         )
-        pairs = list(zip(match.queries.tolist(), match.targets.tolist(), strict=True))
-        assert sorted(e for _, e in pairs) == list(range(num_targets))
-        assert sum(costs[pair][0] for pair in pairs) == pytest.approx(best, abs=1e-5)
-        for pair, order in zip(pairs, match.point_order.tolist(), strict=True):
+        found = {(k, g): order for k, g, order in rows if g in of_expression}
+        assert sorted(g for _, g in found) == of_expression
+        assert sum(costs[pair][0] for pair in found) == pytest.approx(best, abs=1e-5)
+        for pair, order in found.items():
             assert order == costs[pair][1]
+
+
+@pytest.mark.parametrize("near", [1.0, 0.05])
+def test_what_is_left_out_of_the_search_cannot_win(near):
+    """The same pairs and orders as from the costs of all pairs, while most are never solved."""
+    rng = np.random.default_rng(0)
+    expression = np.repeat(np.arange(40), rng.integers(0, 5, 40))
+    points = rng.random((40, 10, 8, 2))[expression]
+    targets = np.take_along_axis(points, rng.integers(0, 10, (len(points), 1, 1, 1)), 1)[:, 0]
+    targets = rng.permuted(targets, axis=1) + near * rng.normal(size=targets.shape)
+    pair = np.abs(points[:, :, :, None] - targets[:, None, None]).sum(-1)
+    rest = rng.random(pair.shape[:2])
+    orders = np.array([[linear_sum_assignment(of)[1] for of in row] for row in pair])
+    cost = rest + np.take_along_axis(pair, orders[..., None], -1)[..., 0].mean(-1)
+    expected = []
+    for b in range(40):
+        of_b = np.flatnonzero(expression == b)
+        chosen, queries = linear_sum_assignment(cost[of_b])
+        pairs = sorted(zip(queries, of_b[chosen], strict=True))
+        expected += [(k, g, *orders[g, k]) for k, g in pairs]
+    bound = np.maximum(pair.min(-1).mean(-1), pair.min(-2).mean(-1))
+    assert match_pairs(pair, rest, bound, expression).tolist() == np.array(expected).tolist()
 
 
 def test_more_targets_than_queries():
     outputs, targets = random_case([5], 2, 3, seed=0)
-    (match,) = HungarianMatcher(**COSTS)(outputs, targets)
+    match = HungarianMatcher(**COSTS)(outputs, targets)
     assert match.queries.tolist() == [0, 1]
     assert len(set(match.targets.tolist())) == 2
 
 
 def test_a_batch_without_targets():
     outputs, targets = random_case([0, 0], 2, 3, seed=0)
-    for match in HungarianMatcher(**COSTS)(outputs, targets):
-        assert match.queries.shape == (0,)
-        assert match.point_order.shape == (0, 3)
+    match = HungarianMatcher(**COSTS)(outputs, targets)
+    assert match.queries.shape == (0,) and match.targets.shape == (0,)
+    assert match.point_order.shape == (0, 3)
 
 
 def test_mask_cost_alone_picks_the_query_with_the_mask():
     outputs, targets = random_case([2], 4, 3, seed=1)
     masks = torch.zeros(2, 8, 8)
     masks[0, :4], masks[1, 4:] = 1, 1
-    targets[0].masks = masks
+    targets.masks = masks
     logits = torch.full((1, 4, 8, 8), -9.0)
     logits[0, 3, :4] = 9  # query 3 has target 0, query 1 has target 1
     logits[0, 1, 4:] = 9
     matcher = HungarianMatcher(cost_points=0, cost_point_labels=0, cost_referent=0, cost_mask=1)
-    (match,) = matcher(outputs, targets, logits)
+    match = matcher(outputs, targets, logits)
     assert match.queries.tolist() == [1, 3]
     assert match.targets.tolist() == [1, 0]

@@ -90,7 +90,7 @@ def test_bf16_stays_near_float32_and_hands_out_float32(low_precision, monkeypatc
         assert value.dtype == torch.float32, name
         assert not torch.equal(value, exact[name]), f"{name} did not run in bf16"
         error = (value - exact[name]).norm() / exact[name].norm()
-        assert error < (0.2 if name == "gradient" else 0.03), (name, error)
+        assert error < (0.25 if name == "gradient" else 0.03), (name, error)
     points = (coarse["pred_points"] - exact["pred_points"]).abs()
     assert points.mean() < 0.004 and points.max() < 0.03
     unrounded = coarse["pred_points"] != coarse["pred_points"].bfloat16().float()

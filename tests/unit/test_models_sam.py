@@ -223,6 +223,12 @@ def test_another_threshold_of_finished_masks(segmenter):
         assert torch.equal(mask, full[0, 0].sigmoid() > 0.35)
 
 
+def test_sizes_of_many_pictures_are_those_of_one(segmenter):
+    sizes = [(h, w) for h in range(1, 1100, 37) for w in range(1, 1100, 41)]
+    expected = [segmenter._input_size(*size) for size in sizes]
+    assert segmenter._input_sizes(torch.tensor(sizes)).int().tolist() == [*map(list, expected)]
+
+
 def test_valid_mask_covers_the_picture_alone(segmenter):
     valid = segmenter.valid_mask(torch.tensor([[64, 64], [40, 64], [90, 45]]))
     assert valid.shape == (3, 32, 32)

@@ -76,6 +76,22 @@ def image() -> np.ndarray:
     return np.ascontiguousarray(world.scene(1, 0).image[:64])
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"null", b"3", b"[]", b"{}", b"\xff", b"[" * 100_000),
+        b'{"stages": 3}',
+        b'{"stages": [{"name": "a"}], "digests": {}}',
+        b'{"stages": [{"name": "a"}], "digests": {"checkpoints.a": "0"}, "chosen": 1}',
+        seal({"stages": [{"name": "a"}], "digests": {"checkpoints.a": "0"}}).replace(b"0", b"1"),
+    ],
+)
+def test_a_damaged_summary_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "summary.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^checkpoint: .*summary.json .*: run `ppt report` with"):
+        open_checkpoint(tmp_path)
+
+
 # ---------------------------------------------------------------- predictions
 
 

@@ -109,6 +109,22 @@ def test_masks_of_another_size_and_empty_ones_are_quarantined(tmp_path: Path) ->
     }
 
 
+def test_reasons_are_lines_that_a_terminal_can_show(tmp_path: Path) -> None:
+    names = ["x" * 40_000 + ".png", "two\nlines.png", "\x1b[31mred.png"]
+    rows = [{"expression": f"thing {i}", "picture": name} for i, name in enumerate(names)]
+    whole = {"expression": "a thing"}
+    runner, record = run_with(tmp_path, f"data.referring={table(tmp_path, *rows, whole)}")
+    prepare(runner, record, ["referring"])
+    samples = record.data["referring"].samples
+    assert samples.counts()["expressions"] == {"in": 4, "out": 1, "quarantined": 3}
+    reasons = {row["picture"]: row["reason"] for row in samples.quarantine().to_pylist()}
+    assert reasons.keys() == set(names)
+    long, broken, coloured = (reasons[name] for name in names)
+    assert len(long) <= 1_000 and long.startswith("line 1: picture xxx")
+    assert broken.startswith("line 2: picture two\\nlines.png is missing from ")
+    assert coloured.startswith("line 3: picture \\x1b[31mred.png is missing from ")
+
+
 def test_the_truth_of_object_centric_pictures_is_flipped_as_they_are(tmp_path: Path) -> None:
     run = run_with(tmp_path, "data.object_centric.num_pictures=12")
     prepare(*run, ["object_centric"])

@@ -87,6 +87,43 @@ def test_a_row_is_one_picture(tables: list[LabelTable]) -> None:
         assert len(set(pictures.to_pylist())) == 1
 
 
+def _both(folder: Path) -> list[LabelTable]:
+    """Ten pictures in a bucket, each with two expressions of h_sem and three of h_ref, mixed."""
+    node = Store(str(folder)).node("labels", {"name": "both"}, buckets=1)
+    kinds = ["h_ref", "h_sem", "h_ref", "h_sem", "h_ref"]
+    rows = [{"picture": f"p{i}", "source": kind} for kind in kinds for i in range(10)]
+    schema = pa.schema([("picture", pa.string()), ("source", pa.string())])
+    node.write_bucket(0, BucketOutput({"data": pa.Table.from_pylist(rows, schema)}))
+    node.write_manifest()
+    return [LabelTable(node, node, node)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("sources", [{"h_sem": 1, "h_ref": 1}, {"h_sem": 2.5, "h_ref": 0.4}])
+def test_a_worker_reads_a_picture_once_an_iteration(
+    tmp_path: Path, sources: dict[str, float], workers: int
+) -> None:
+    plan = _plan(_both(tmp_path), sources, batch_size=17)
+    for rank in range(workers):
+        rows = plan.epoch(1, rank, workers).to_pylist()
+        read = [(row["iteration"], row["rows"][0] % 10) for row in rows]
+        assert len(read) == len(set(read)) and read == sorted(read)
+        assert all(len({r % 10 for r in row["rows"]}) == 1 for row in rows)
+
+
+def test_expressions_of_both_sources_come_together(tmp_path: Path) -> None:
+    plan = _plan(_both(tmp_path), {"h_sem": 1, "h_ref": 1}, batch_size=5)
+    rows = plan.epoch(1, 0, 1).to_pylist()
+    assert len(rows) == plan.num_iterations == 10  # a picture each
+    assert all(sorted(r // 10 for r in row["rows"]) == [0, 1, 2, 3, 4] for row in rows)
+    assert [row["rows"][0] % 10 for row in rows] != list(range(10))
+
+
+def test_weights_that_leave_nothing_are_named(tables: list[LabelTable]) -> None:
+    with pytest.raises(ConfigError, match=r"stages.s.sources leaves no sample.*h_ref \(0.001\)"):
+        _plan(tables, {"h_ref": 0.001})
+
+
 def test_fewer_samples_than_a_batch_fill_one_step(tables: list[LabelTable]) -> None:
     plan = _plan(tables, {"h_ref": 1}, batch_size=100)
     assert plan.num_iterations == 1

@@ -81,7 +81,7 @@ EXAMPLES: list[Step] = [
     LabelObjectCentric(SAMPLES, FEATURES, PHRASES, MODEL, NEAR, "d_sem"),
     LabelReferring(SAMPLES, FEATURES, PHRASES, MODEL, NEAR, "h", Labels(max_instances=3)),
     ReferByWholeExpression(LABELS, FEATURES, PHRASES, MODEL, NEAR),
-    Synthesise(SAMPLES, LABELS, Synthesis(num_pictures=4)),
+    Synthesise(SAMPLES, LABELS, MODEL.sam, Synthesis(num_pictures=4)),
     SelectReferents(TABLE, CHECKPOINT, MODEL, Select(), 1),
     GatherEvidence(
         SAMPLES, FEATURES, WORDS, PHRASES, LABELS, CHECKPOINT, MODEL, "ris_joint on validation"

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from common import QUICKSTART
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from ppt.config import ConfigError
 from ppt.store.nodes import BucketOutput, Count, Store, bucket_of
 
 
@@ -55,6 +58,25 @@ def test_a_deleted_table_is_a_missing_bucket(tmp_path: Path) -> None:
     assert not node.is_complete()
 
 
+def test_another_run_cleans_the_folder_while_a_file_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A store behind a URL has no locks."""
+    node, cleaned = Store("memory://ppt-cleaned").node("samples", {}, buckets=1), list[str]()
+    move = node.store.fs.mv
+
+    def clean_and_move(path: str, to: str) -> None:
+        if not cleaned:
+            cleaned.append(path)
+            node.clean()
+        move(path, to)
+
+    monkeypatch.setattr(node.store.fs, "mv", clean_and_move)
+    node.write_bytes("data", b"content")
+    assert len(cleaned) == 1
+    assert node.sizes() == {"data": 7}
+
+
 def test_a_store_on_another_filesystem() -> None:
     node = Store("memory://ppt-test-store").node("features", {}, buckets=1)
     node.write_bucket(0, _output([4, 5]))
@@ -83,3 +105,26 @@ KNOWN_BUCKETS = [
         "0ab4610b9257c298",
     )
 ]
+
+
+@pytest.mark.parametrize(
+    ("root", "told"),
+    [
+        ("foo://x", "Protocol not known: foo"),
+        ("simplecache::foo://x", "Protocol not known: foo"),
+        ("zip://a::file:///nowhere.zip", "No such file"),
+        ("http://127.0.0.1:9/x", "Cannot connect"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_told_in_a_line(root: str, told: str) -> None:
+    from jobs.cli import app
+
+    with pytest.raises(ConfigError, match=f"^store: '{root}' cannot be opened: .*{told}"):
+        Store(root).check()
+    commands = [["verify", root], ["gc", root], ["show", "ab", "--store", root]]
+    commands.append(["prepare", str(QUICKSTART), "--local", f"store={root}"])
+    for command in commands:
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2, result.exception
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"error: store: '{root}' cannot be opened: ")

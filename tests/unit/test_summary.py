@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
+from unittest.mock import ANY
 
 import pyarrow as pa
 import pytest
@@ -20,6 +21,7 @@ from ppt.curriculum.choice import choose_stage
 from ppt.curriculum.measurements import BASELINES
 from ppt.evaluation.protocols import LAVT, PROTOCOLS
 from ppt.steps.runner import COMMANDS
+from ppt.store.checksums import unseal
 from ppt.store.nodes import BucketOutput, Count
 from ppt.store.schema import QUARANTINE, SAMPLES
 from ppt.tracking.record import DataName, RunRecord
@@ -143,7 +145,8 @@ def test_steps(record: RunRecord, node: str, step: str) -> None:
 def test_written_as_json(record: RunRecord, tmp_path: Path) -> None:
     summary = summarise(record)
     path = write_summary(summary, tmp_path / "new" / "summary.json")
-    assert json.loads(path.read_text()) == summary
+    assert unseal(path.read_bytes()) == summary
+    assert json.loads(path.read_text()) == {**summary, "checksum": ANY}
 
 
 def test_table_on_the_terminal(record: RunRecord) -> None:

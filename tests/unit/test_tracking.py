@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE, Popen
+from threading import Thread
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from run_record import STAGES, build_record, curriculum
+from werkzeug.serving import make_server
 
 from ppt.report.gallery import stage_panels
 from ppt.tracking.mlflow_runs import Tracker, end_running_below
@@ -191,6 +197,15 @@ def test_a_lost_database_starts_a_new_run(elsewhere: RunRecord) -> None:
     assert state_of(elsewhere)["run_id"] != "0" * 32
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_state_starts_a_new_run(elsewhere: RunRecord, content: str) -> None:
+    Path(elsewhere.folder).mkdir()
+    (Path(elsewhere.folder) / "mlflow-run.json").write_text(content)
+    with Tracker(elsewhere):
+        pass
+    assert runs_of(elsewhere)[1].info.status == "FINISHED"
+
+
 def test_what_a_scheduler_stopped_does_not_run_for_ever(logged: RunRecord) -> None:
     client = MlflowClient(state_of(logged)["tracking_uri"])
     experiment = client.create_experiment("sweep")
@@ -212,3 +227,116 @@ def test_what_a_scheduler_stopped_does_not_run_for_ever(logged: RunRecord) -> No
         "KILLED",
         "RUNNING",
     ]
+
+
+# ---------------------------------------------------------------- a server that fails
+
+
+class Server:
+    """MLflow's own server in this process; it can be stopped and started with what it has."""
+
+    def __init__(self, folder: Path) -> None:
+        from mlflow.server import app
+
+        self.app = app
+        self.database = f"sqlite:///{folder}/server.db"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.server = make_server("127.0.0.1", self.port, self.app, threaded=True)
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    server = Server(tmp_path)
+    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", server.database)
+    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", f"file://{tmp_path}/artifacts")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    return server
+
+
+def log_with(record: RunRecord, told: list[str], before: dict[int, Callable[[], None]]) -> None:
+    """Do what the curriculum's driver does; `before` is called before stages by their number."""
+    with Tracker(record, tell=told.append) as tracker:
+        for number, stage in enumerate(record.stages):
+            with tracker.stage(stage.name) as on_epoch:
+                for losses in stage.history:
+                    on_epoch(losses)
+                before.get(number, lambda: None)()
+                tracker.finish_stage(stage, partial(stage_panels, record, stage))
+
+
+def test_what_a_server_missed_is_logged_when_it_is_back(
+    server: Server, logged: RunRecord, tmp_path: Path
+) -> None:
+    """It is down at the start, then there for a stage, down again, and there at the end."""
+    record, told = replace(logged, folder=str(tmp_path / "run")), list[str]()
+    log_with(record, told, {0: server.start, 1: server.stop, len(STAGES) - 1: server.start})
+    assert len(told) == 2
+    assert all(line.startswith(f"MLflow at {server.uri} fails, the run goes on") for line in told)
+    _, parent, children = runs_of(record)
+    assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
+    assert figures_of(record) == figures_of(logged)
+    server.stop()
+
+
+def test_what_a_server_missed_is_logged_by_the_next_run(
+    server: Server, logged: RunRecord, tmp_path: Path
+) -> None:
+    record, told = replace(logged, folder=str(tmp_path / "run")), list[str]()
+    log_with(record, told, {})
+    assert len(told) == 2
+    assert told[1] == "MLflow: what is missing there is logged when the command is run again"
+    server.start()
+    told.clear()
+    log_with(record, told, {1: server.stop})
+    assert len(told) == 2
+    server.start()
+    told.clear()
+    log_with(record, told, {})
+    assert told == []
+    assert figures_of(record) == figures_of(logged)
+    server.stop()
+
+
+def figures_of(record: RunRecord) -> dict[str, object]:
+    """What is logged of a run but for the names of files."""
+    return {key: value for key, value in everything(record).items() if "params" not in key}
+
+
+def test_a_database_that_is_damaged(
+    logged: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, told = tmp_path / "mlflow.db", list[str]()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    path.write_bytes(b"no database" * 100)
+    record = replace(logged, folder=str(tmp_path / "run"))
+    log_with(record, told, {})
+    assert len(told) == 2
+    assert "file is not a database" in told[0]
+    path.unlink()
+    log_with(record, told, {})
+    assert len(told) == 2
+    assert figures_of(record) == figures_of(logged)
+
+
+def test_two_processes_that_make_the_database_at_once(tmp_path: Path) -> None:
+    code = "import sys; from ppt.tracking.mlflow_runs import quiet_client as q; "
+    code += "sys.stdin.readline(); q(sys.argv[1])"
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/mlflow.db"]
+    both = [Popen(command, stdin=PIPE, stderr=PIPE, text=True) for _ in range(2)]
+    for process in both:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    told = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from common import targets_of
 from segment_anything.modeling import (
     ImageEncoderViT,
     MaskDecoder,
@@ -12,12 +13,13 @@ from segment_anything.modeling import (
 )
 from torch import nn
 
-from ppt.batches.batch import Batch, Target
+from ppt.batches.batch import Batch
 from ppt.config import LossWeights, MatchCost, Training
 from ppt.models.point_generator import PointGenerator
 from ppt.models.point_prompting import CERTAINTY, NO_POINT, PointPrompting, prompt_labels
 from ppt.models.prediction import predict_batches
 from ppt.models.sam import SamSegmenter
+from ppt.training import loop
 from ppt.training.criterion import SetCriterion, build_criterion
 from ppt.training.loop import train_one_epoch
 from ppt.training.optim import build_optimizer, build_schedule
@@ -65,7 +67,7 @@ def make_batch(seed=0, with_targets=True):
         points = torch.rand(1, NUM_POINTS, 2, generator=rng) * 0.4
         points[..., 0] += 0.05 if half == "left" else 0.55
         ones = torch.ones(1, NUM_POINTS)
-        targets.append(Target(mask, points, ones, torch.tensor([1.0])))
+        targets.append((mask, points, ones, torch.tensor([1.0])))
     return Batch(
         pictures=["a", "b"],
         sizes=SIZES,
@@ -76,7 +78,7 @@ def make_batch(seed=0, with_targets=True):
         texts=["left", "right", "the left half"],
         word_features=torch.randn(3, 5, TEXT, generator=rng),
         word_mask=torch.arange(5) < torch.tensor([3, 3, 5])[:, None],
-        targets=targets if with_targets else None,
+        targets=targets_of(*targets) if with_targets else None,
     )
 
 
@@ -155,18 +157,26 @@ def test_mask_losses_alone_move_the_points():
 
 
 @pytest.mark.parametrize("where", ["word_features", "segmenter_features"])
-def test_what_is_not_finite_stops_before_the_step(where):
+def test_what_is_not_finite_ends_the_epoch(where):
     model, bad = make_model(), make_batch()
     spoilt = getattr(bad, where)
     (spoilt["image_embeddings"] if isinstance(spoilt, dict) else spoilt)[:] = float("nan")
-    before = [p.clone() for p in model.generator.parameters()]
     optimizer = torch.optim.Adam(model.generator.parameters())
+    criterion = build_criterion(Training())
     with pytest.raises(FloatingPointError, match="not finite"):
-        train_one_epoch(
-            model, build_criterion(Training()), [bad], optimizer, device="cpu", max_norm=1.0
-        )
-    for now, then in zip(model.generator.parameters(), before, strict=True):
-        assert torch.equal(now, then)
+        train_one_epoch(model, criterion, [bad], optimizer, device="cpu", max_norm=1.0)
+
+
+def test_losses_are_read_now_and_then_and_at_the_end(monkeypatch):
+    monkeypatch.setattr(loop, "READ_EVERY", 3)
+    means = loop._Means()
+    values = np.random.default_rng(0).random((8, 2)).astype(np.float32)
+    for loss, part in values:
+        means.add({"loss": torch.tensor(loss), "part": torch.tensor(part)})
+    assert means.read() == pytest.approx(dict(zip(["loss", "part"], values.mean(0), strict=True)))
+    means.add({"loss": torch.tensor(float("inf")), "part": torch.tensor(1.0)})
+    with pytest.raises(FloatingPointError, match=r"iteration 9: .*'loss': inf, 'part': 1.0"):
+        means.read()
 
 
 def test_evaluate_gives_a_prediction_an_expression(trained):

@@ -1,0 +1,111 @@
+"""What no run of a store needs, and its removal.
+
+A run is a folder STORE/NAME with a summary or with notes of what the run uses (`ppt.steps.uses`).
+It needs what it names or has noted, and all that this was made from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ppt.config import ConfigError
+from ppt.doctor.lineage import kinds_of
+from ppt.steps.uses import uses_of
+from ppt.store.checksums import unseal
+from ppt.store.nodes import Node, Store
+from ppt.training.stage import LOCAL_TRAIN, RAY_TRAIN
+
+_SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """What was found in a store."""
+
+    runs: list[str]  # the names of the runs
+    needed: list[tuple[Node, int]]  # with the number of their bytes
+    unneeded: list[tuple[Node, int]]  # complete nodes, each before those that it was made from
+    unfinished: list[tuple[Node, int]]  # nodes without a manifest, which are left alone
+
+
+def find_unneeded(store: Store) -> Unneeded:
+    """Compare what is in a store with what its runs need. Nothing is changed.
+
+    Raises ConfigError if it cannot be known what is needed: the store has no run, a summary or a
+    manifest is damaged, or an unfinished training belongs to no run.
+    """
+    kinds = kinds_of(store)
+    used = {name: uses for name in _folders(store) if (uses := _used_by(store, name))}
+    if not used:
+        raise ConfigError(
+            f"no run in {store.root!r} says what it needs: give the `store` of a curriculum"
+        )
+    wanted = {digest for uses in used.values() for digest in uses}
+    for training in _unfinished_trainings(store):
+        if training.rsplit("/", 1)[-1] not in wanted:
+            raise ConfigError(
+                f"the unfinished training {training} belongs to no run here, so what it needs is "
+                "not known: run its `ppt train` again, or remove it"
+            )
+    nodes = store.complete_nodes()  # raises DamagedFile, which says what to do
+    parents = {node.digest: set(node.made_from["parents"].values()) for node in nodes}
+    while more := {p for digest in wanted for p in parents.get(digest, ())} - wanted:
+        wanted |= more
+    others = [
+        Node(store, kind, digest, {}) for digest, kind in kinds.items() if digest not in parents
+    ]
+    rest = {node.digest: node for node in nodes if node.digest not in wanted}
+    return Unneeded(
+        runs=sorted(used),
+        needed=[_sized(node) for node in nodes if node.digest in wanted],
+        unneeded=[_sized(rest[digest]) for digest in _children_first(rest, parents)],
+        unfinished=[_sized(node) for node in others],
+    )
+
+
+def _folders(store: Store) -> list[str]:
+    """Return the names of the folders beside the store's own."""
+    names = [path.rsplit("/", 1)[-1] for path in store.fs.ls(store.path, detail=False)]
+    return [
+        name
+        for name in names
+        if name not in ("store", LOCAL_TRAIN, RAY_TRAIN) and store.fs.isdir(f"{store.path}/{name}")
+    ]
+
+
+def _used_by(store: Store, name: str) -> set[str]:
+    """Return the digests that a run names in its summary or has noted; none if it is no run."""
+    noted = set(uses_of(store, name))
+    path = f"{store.path}/{name}/{_SUMMARY}"
+    if not store.fs.exists(path):
+        return noted
+    try:
+        digests = unseal(store.fs.cat_file(path)).get("digests", {})
+        return noted | {str(digest) for digest in digests.values()}
+    except (ValueError, AttributeError) as error:
+        told = "is damaged" if isinstance(error, AttributeError) else error
+        raise ConfigError(
+            f"{path} {told}. What the run {name!r} needs is not known: write it again with "
+            "`ppt report`, or remove the run's folder"
+        ) from None
+
+
+def _unfinished_trainings(store: Store) -> list[str]:
+    """Return the folders of trainings that are running or were interrupted."""
+    roots = [f"{store.path}/{kind}" for kind in (LOCAL_TRAIN, RAY_TRAIN)]
+    return [p for root in roots if store.fs.isdir(root) for p in store.fs.ls(root, detail=False)]
+
+
+def _children_first(rest: dict[str, Node], parents: dict[str, set[str]]) -> list[str]:
+    """Order nodes so that each comes before those that it was made from."""
+    ordered: list[str] = []
+    remaining = sorted(rest, key=lambda digest: (rest[digest].kind, digest))
+    while remaining:
+        below = {parent for digest in remaining for parent in parents[digest]}
+        ordered += (ready := [digest for digest in remaining if digest not in below] or remaining)
+        remaining = [digest for digest in remaining if digest not in ready]
+    return ordered
+
+
+def _sized(node: Node) -> tuple[Node, int]:
+    return node, sum(node.sizes().values())

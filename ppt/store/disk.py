@@ -1,0 +1,54 @@
+"""Disks that take no more: files are replaced whole, and errors are told in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ppt.config import ConfigError
+
+_TODO = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "give another `store`, or make it writable",
+    errno.EACCES: "check who may read and write it",
+    errno.EPERM: "check who may read and write it",
+    errno.ENOTDIR: "give another `store`",
+    errno.EIO: "the disk is damaged or gone: check it",
+}
+"""What to do about each error of a disk."""
+
+
+def disk_fault(error: BaseException) -> ConfigError | None:
+    """Return what to tell the user about an error, if it is one of a disk."""
+    if not isinstance(error, OSError) or error.errno not in _TODO:
+        return None
+    number, path = error.errno, error.filename
+    where = f"{os.fsdecode(path)}: " if isinstance(path, str | bytes) else ""
+    return ConfigError(
+        f"{where}{os.strerror(number)}: {_TODO[number]}, then run the command again; what is "
+        "complete is kept"
+    )
+
+
+@contextmanager
+def replacing(path: str | Path, suffix: str = "") -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which is renamed to it at the end of the block.
+
+    After an error it is removed, and an error of the disk names `path`. With a random `suffix`
+    several processes may write the file.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}{suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise

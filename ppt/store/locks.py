@@ -1,0 +1,79 @@
+"""Locks in a store, so that two runs do not make the same thing at once.
+
+A lock belongs to an open file of the process that makes something, so it ends with that process,
+however it ends. It holds among all processes that see the folder of the store: with and without
+Ray, and on different clusters. A store behind a URL has no locks.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ppt.store.nodes import Store
+
+LOCKS = "locks"
+"""The folder of a store with a file for each lock that is held."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@contextmanager
+def locked(store: Store, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock `name` of a store during the block; a store behind a URL has none.
+
+    `on_wait` is called once if another run holds it.
+    """
+    if store.is_local:
+        with locked_file(Path(store.path, LOCKS, name), on_wait):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def locked_file(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock during the block by a file of this name, which is removed at the end.
+
+    A filesystem that knows no locks has none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = _lock(path, on_wait)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _lock(path: Path, on_wait: Callable[[], None]) -> int:
+    """Create and lock a file, and return its descriptor."""
+    told = False
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                on_wait()
+                told = True
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return file
+        if _is_at(path, file):
+            return file
+        os.close(file)  # the one who had the lock has removed the file
+
+
+def _is_at(path: Path, file: int) -> bool:
+    """Return whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False

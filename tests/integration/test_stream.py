@@ -1,0 +1,63 @@
+"""Ray Data delivers what the reader reads: the same batches in the same order, without copies."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from stored_tables import blob, label, reader, stored
+
+from ppt.batches.batch import Batch
+from ppt.batches.gather import StageReader
+from ppt.distributed import stream
+from ppt.distributed.stream import from_row, stream_epochs, to_row
+
+SIZE = (40, 64)
+
+
+@pytest.fixture(scope="module")
+def stage_reader(tmp_path_factory: pytest.TempPathFactory) -> StageReader:
+    rows = [
+        label(f"p{i}", SIZE, str(1 + (i + j) % 5), [blob(SIZE, (i, j, i + 20, j + 20))] * (1 + j))
+        for i in range(20)
+        for j in range(3)
+    ]
+    return reader(stored(tmp_path_factory.mktemp("tables"), rows, num_buckets=3), batch_size=7)
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    batch.mapped(lambda tensor: found.append(tensor) or tensor)
+    return found
+
+
+def assert_equal(one: Batch, other: Batch) -> None:
+    for name in ("pictures", "expression_ids", "texts"):
+        assert getattr(one, name) == getattr(other, name)
+    for a, b in zip(tensors(one), tensors(other), strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+def test_a_row_holds_the_batch_itself(stage_reader: StageReader) -> None:
+    batch = next(stage_reader.batches(1, 0, 1))
+    place, found = from_row(to_row((1, 0), batch))
+    assert place == (1, 0)
+    assert_equal(found, batch)
+    assert {f.name for f in fields(found.targets)} >= {"masks", "points"}
+    for a, b in zip(tensors(found), tensors(batch), strict=True):
+        assert a.data_ptr() == b.data_ptr()
+
+
+def test_streamed_batches_are_the_readers(
+    cluster: None, stage_reader: StageReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "ITERATIONS_A_TASK", 4)  # several tasks an epoch
+    for rank in range(2):
+        streams = stream_epochs(
+            stage_reader, epochs=range(2, 4), rank=rank, world_size=2, cpus_per_reader=0.1
+        )
+        for epoch, batches in zip(range(2, 4), streams, strict=True):
+            expected = list(stage_reader.batches(epoch, rank, 2))
+            found = list(batches)
+            assert len(found) == len(expected) == stage_reader.plan.num_iterations
+            for one, other in zip(found, expected, strict=True):
+                assert_equal(one, other)
