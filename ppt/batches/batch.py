@@ -1,4 +1,4 @@
-"""What the model consumes: a batch of expressions grouped by picture.
+"""Batches, the input of the model: expressions grouped by picture.
 
 Letters: I pictures, B expressions, L patches, D visual width, T words, Dt text width, G targets of
 all expressions, M points, H4 x W4 the logits of the segmenter in its padded square (see

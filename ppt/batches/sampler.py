@@ -32,7 +32,7 @@ PLAN = pa.schema(
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Where labels stand, and the features that belong to the same buckets."""
+    """The tables of a data set that a stage reads; labels and features have the same buckets."""
 
     labels: Node
     features: Node

@@ -68,8 +68,8 @@ def unpack(masks: Tensor) -> Tensor:
 class LowRes:
     """Brings masks of pictures of one size into the padded square [S, S].
 
-    A pixel is True where the mask covers at least half of its area (our choice). Where a mask is
-    too thin for that, the pixels that it covers most are True. The padding is False.
+    A pixel is True where the mask covers at least half of its area. Where a mask is too thin for
+    that, the pixels that it covers most are True. The padding is False.
     """
 
     def __init__(self, low_res_size: int, image_size: int, height: int, width: int) -> None:
@@ -112,7 +112,7 @@ def draw_points(
     """Draw M points uniformly in the box of each mask (Section 3.2).
 
     A point is positive where the low-resolution mask is set, as for the loss of the point labels.
-    Where no point is positive, the first one is moved onto the mask (our choice).
+    Where no point is positive, the first one is moved onto the mask.
 
     Args:
         masks: [G, S, S / 8] packed bits.

@@ -201,7 +201,7 @@ class Model(_Config):
 
 
 class PointRecipe(_Config):
-    """How a similarity map becomes point prompts for SAM."""
+    """The method that makes point prompts for SAM out of a similarity map."""
 
     # "surgery" is CLIP Surgery as published: the cells above the threshold are positive points, and
     # as many of the lowest cells are negative ones. "near" takes `num_positive` points spread over
@@ -249,7 +249,7 @@ class Synthesis(_Config):
 
 
 class Select(_Config):
-    """How Select (Eq. 6 and 7) chooses the referent among the candidates of an expression."""
+    """The settings of Select (Eq. 6 and 7), which chooses the referent among the candidates."""
 
     # Whether only what the first noun phrase names may be the referent (our choice: an addition to
     # the paper), so that "car left of the dog" is never the dog.
@@ -292,7 +292,7 @@ class LossWeights(_Config):
 
 
 class Training(_Config):
-    """What all stages have in common. The optimiser is Adam (Section 4.1)."""
+    """The settings of training that all stages share. The optimiser is Adam (Section 4.1)."""
 
     # The number of expressions in an iteration, over all workers (Section 4.1).
     global_batch_size: int = Field(64, gt=0, le=100_000)
@@ -344,7 +344,7 @@ Workers = Annotated[int, Field(ge=1, le=1_000)]
 
 
 class Resources(_Config):
-    """What is asked of Ray.
+    """The resources that a run asks of Ray.
 
     The digests depend on none of these keys but `num_workers`, which determines the order of sums.
     """
@@ -398,7 +398,7 @@ weakly supervised."""
 
 
 class Curriculum(_Config):
-    """Everything that a run consists of."""
+    """The configuration of one run."""
 
     # The name of the run and of its folder.
     name: RunName

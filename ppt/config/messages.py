@@ -1,4 +1,4 @@
-"""How a value and the place of a key are written in a message: on one line and not too long."""
+"""Values and the names of keys as texts for messages: on one line and not too long."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 class _Shown(reprlib.Repr):
-    """Python's notation, but numbers are written without quotes."""
+    """Writes values in Python's notation, but texts that are numbers without quotes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 The configuration selects a kind as `stages.NAME.kind`. A new kind is a subclass of
 `ppt.training.loop.StageWorker` in a file of its own, and a line here, written as "module:class".
-The module is imported when a stage of the kind is trained.
+The module is imported when a stage of the kind is trained or looked for in the store.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The choice of the stage whose checkpoint is the model of a run.
 
-By default it is the last stage (our choice). `pseudo_iou` chooses the stage whose masks agree best
+By default it is the last stage. `pseudo_iou` chooses the stage whose masks agree best
 with the pseudo labels of the validation split, without any ground truth. `truth` chooses by the
 ground truth of the validation split, and the summary of the run says so.
 """

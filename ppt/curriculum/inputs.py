@@ -1,7 +1,8 @@
-"""Steps 1 to 4: from raw data sets to the tables on which a curriculum trains and is measured."""
+"""Prepare, encode, label, synthesise: from data sets to the tables of training and measuring."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
@@ -72,7 +73,7 @@ def prepare(runner: Runner, record: RunRecord, names: Sequence[DataName] = DATA)
         tables.samples = runner.run(PrepareSamples(data, c.num_buckets, name))
         require_some(tables.samples, name, "expression")
         if name in SPLITS:
-            tables.ground_truth = runner.run(PrepareGroundTruth(data, c.num_buckets, name))
+            tables.ground_truth = runner.run(PrepareGroundTruth(data, tables.samples, name))
             require_some(tables.ground_truth, name, "expression with a mask")
 
 
@@ -144,6 +145,26 @@ def synthesise(runner: Runner, record: RunRecord) -> None:
     encode(runner, record, ["d_ref"])
 
 
+def check_sources(record: RunRecord) -> None:
+    """Raise ConfigError if a stage trains on a source of which no sample is left.
+
+    Select decides which candidate is the referent, and leaves the source of a sentence as it is.
+    All stages can therefore be checked as soon as the labels of the training data are made.
+    """
+    numbers = Counter[str]()
+    for table in training_tables(record).values():
+        numbers.update(table.labels.info())  # see `num_by_source`
+    faults = [
+        f"stages.{name}.sources.{source}: no sample of {source} is left: remove this source, or "
+        "give the curriculum data from which it is made"
+        for name, stage in record.curriculum.stages.items()
+        for source in stage.sources
+        if not numbers[source]
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
 # ---------------------------------------------------------------- tables that belong together
 
 
@@ -152,6 +173,15 @@ def label_table(record: RunRecord, name: DataName) -> LabelTable:
     tables = record.data[name]
     table = LABELS if name == "d_ref" else "data"
     return LabelTable(tables.labels, tables.features, tables.words, table)
+
+
+def training_tables(record: RunRecord) -> dict[str, LabelTable]:
+    """Return the labels that stages train on; the table `h` holds those of h_sem and h_ref."""
+    return {
+        "d_sem": label_table(record, "object_centric"),
+        "d_ref": label_table(record, "d_ref"),
+        "h": label_table(record, "referring"),
+    }
 
 
 def split_of(record: RunRecord, name: DataName) -> EvaluationSplit:

@@ -1,4 +1,4 @@
-"""Step 8: measure baselines and trained stages on a split, and choose the model of the run."""
+"""Evaluate: measure baselines and trained stages on a split, and choose the model of the run."""
 
 from __future__ import annotations
 
@@ -116,7 +116,11 @@ def _evidence(
 
 
 def choose_model(runner: Runner, record: RunRecord) -> Chosen:
-    """Choose the model of the run among the stages so far. No stage is scored twice."""
+    """Choose the model of the run among the stages that are measured so far.
+
+    The choice is also written into the record. Stages that an earlier call has scored keep their
+    scores and are not measured again.
+    """
     by = record.curriculum.model_selection
     scores = dict(record.chosen.scores) if record.chosen else {}
     if by != "last":

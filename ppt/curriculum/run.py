@@ -25,7 +25,7 @@ from ppt.batches.sampler import LabelTable
 from ppt.config import ConfigError, Curriculum, Stage
 from ppt.config.messages import near
 from ppt.curriculum import inputs
-from ppt.curriculum.inputs import DATA, SPLITS, TRAINING_DATA, check_inputs, label_table
+from ppt.curriculum.inputs import DATA, SPLITS, TRAINING_DATA, check_inputs
 from ppt.curriculum.measurements import choose_model, measure_baselines, measure_stage
 from ppt.curriculum.sibling import Sibling
 from ppt.curriculum.stages import (
@@ -150,7 +150,7 @@ def train_stages(
     Each training is yielded when it is done, and the next one starts when the caller continues.
     `listening` opens the function that is called with the losses of each epoch.
     """
-    tables = _label_tables(record)
+    tables = inputs.training_tables(record)
     checkpoint: Node | None = None
     for name, stage, run_name in training_runs(record.curriculum):
         selected = None
@@ -167,15 +167,7 @@ def train_stages(
 def first_training(record: RunRecord) -> StageTraining:
     """Return the first training of a run whose labels are made."""
     _, stage, run_name = next(training_runs(record.curriculum))
-    return _training(record.curriculum, run_name, stage, _label_tables(record), None)
-
-
-def _label_tables(record: RunRecord) -> dict[str, LabelTable]:
-    return {
-        "d_sem": label_table(record, "object_centric"),
-        "d_ref": label_table(record, "d_ref"),
-        "h": label_table(record, "referring"),
-    }
+    return _training(record.curriculum, run_name, stage, inputs.training_tables(record), None)
 
 
 def _training(
@@ -198,10 +190,13 @@ def _training(
 
 
 def make_inputs(runner: Runner, record: RunRecord, *, only_complete: bool = False) -> None:
-    """Carry out steps 1 to 4 for all data sets.
+    """Prepare, encode, label and synthesise for all data sets.
 
     With `only_complete`, the inputs of the trainings must be in the store already. Otherwise all
     data sets are prepared first, so that unusable ones are found before hours of work.
+
+    Raises:
+        ConfigError: if nothing is left of a data set, or of a source that a stage trains on.
     """
     trainer = OnlyComplete(runner.store) if only_complete else runner
     with _timed(record, "prepare"):
@@ -212,6 +207,7 @@ def make_inputs(runner: Runner, record: RunRecord, *, only_complete: bool = Fals
         inputs.label(trainer, record)
     with _timed(record, "synthesise"):
         inputs.synthesise(trainer, record)
+    inputs.check_sources(record)
     if only_complete:
         with _timed(record, "prepare"):
             inputs.prepare(runner, record, SPLITS)

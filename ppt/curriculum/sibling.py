@@ -28,7 +28,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Sibling:
-    """What a run knows of the group of runs to which it belongs."""
+    """The parent run in MLflow and the progress listener of a run that belongs to a sweep."""
 
-    parent: str  # the id of the MLflow run of the group
+    parent: str  # the id of the MLflow run of the sweep
     listener: Listener

@@ -59,7 +59,7 @@ def select_referents(
 
 
 def tables_of(stage: Stage, tables: dict[str, LabelTable]) -> tuple[LabelTable, ...]:
-    """Return the label tables of a stage's sources. The table `h` holds h_sem and h_ref."""
+    """Return the label tables of a stage's sources, out of those of `training_tables`."""
     return tuple(
         table
         for name, table in tables.items()

@@ -1,4 +1,4 @@
-"""How many refs the published REFER splits have, and how many of them are on disk."""
+"""The published numbers of refs of the REFER splits, compared with what is on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXPECTED_REFS: Mapping[tuple[str, str], Mapping[str, int]] = {
 
 @dataclass(frozen=True)
 class SplitCount:
-    """How much of one split is there."""
+    """The number of refs and pictures of a split that are on disk, and that should be."""
 
     refs: int  # listed in the index
     expected_refs: int | None  # None where no number is published for this split
@@ -28,7 +28,7 @@ class SplitCount:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every published ref and every picture is there."""
+        """True if every published ref and every picture is there."""
         return self.expected_refs in (None, self.refs) and not self.missing_pictures
 
 

@@ -100,7 +100,7 @@ class ClassPictures:
         return RawPicture(image, self._classes[key])
 
     def read_ground_truth(self, key: str) -> tuple[list[RawMask], list[Rejected]]:
-        """These pictures have no masks."""
+        """Return no mask, because these data sets have none."""
         return [], []
 
 

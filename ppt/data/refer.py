@@ -105,7 +105,7 @@ class ReferSource:
 
     @property
     def note(self) -> str | None:
-        """What is missing of the chosen splits, if anything is."""
+        """A remark on what is missing of the chosen splits; None if they are complete."""
         config = self._config
         refs = [(ref.split, key) for key in self.keys() for ref in self._refs[key]]
         counts = count_splits(refs, self._images, config.dataset, config.split_by)

@@ -1,4 +1,4 @@
-"""What a data set is to the pipeline: keys of pictures, samples, and separately the ground truth.
+"""The interface of data sets: keys of pictures, samples, and separately the ground truth.
 
 `read` returns what training may see. The masks of people are returned by `read_ground_truth` only,
 and `fingerprint` does not depend on them, so that no change of a mask changes a sample.
@@ -58,7 +58,7 @@ class RawMask:
 
     expression_id: str
     kind: str | None  # as of `RawExpression`
-    mask: np.ndarray  # bool [height, width] of the original picture
+    mask: np.ndarray  # bool [height, width] of the upright picture, with at least one pixel
 
     @property
     def size(self) -> tuple[int, int]:
@@ -71,7 +71,7 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of everything that the samples depend on, which masks of people are not."""
+        """A hash of everything that the samples depend on, but not of human-drawn masks."""
 
     @property
     def ground_truth_fingerprint(self) -> str:

@@ -72,7 +72,7 @@ class ActorPool:
     """The actors for the steps of a run. They start when they are needed; `close` ends them."""
 
     resources: Resources
-    actors: list[Any] = field(default_factory=list)
+    actors: list[Any] = field(init=False, default_factory=list)
 
     def _start(self) -> Any:
         return (

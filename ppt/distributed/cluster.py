@@ -216,22 +216,27 @@ def _places(asked: dict[str, float]) -> int:
 
 
 def actor_request(resources: Resources) -> dict[str, float]:
-    """Return the resources of one actor."""
+    """Return what one actor asks of Ray: amounts by the names of resources."""
     return {"CPU": resources.cpus_per_actor, "GPU": resources.gpus_per_actor}
 
 
 def worker_request(resources: Resources) -> dict[str, float]:
-    """Return the resources of one training worker."""
+    """Return what one training worker asks of Ray: amounts by the names of resources."""
     return {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
 
 
 def actors_request(resources: Resources) -> dict[str, float]:
-    """Return the resources of the whole actor pool."""
+    """Return what the whole actor pool asks of Ray: amounts by the names of resources."""
     return {k: resources.num_actors * amount for k, amount in actor_request(resources).items()}
 
 
 def training_request(resources: Resources, num_workers: int) -> dict[str, float]:
-    """Return the resources of a training: `num_workers` workers with one reader each."""
+    """Return what a training asks of Ray: amounts by the names of resources, "CPU" and "GPU".
+
+    Args:
+        resources: what is configured for one worker and for its reader.
+        num_workers: the number of workers; each has one reader.
+    """
     asked = {k: num_workers * amount for k, amount in worker_request(resources).items()}
     asked["CPU"] += num_workers * resources.cpus_per_reader
     return asked

@@ -6,6 +6,8 @@
 - `ExecutionCallback` is called after each round of Ray Data's scheduling loop. In Ray 2.60 this
   loop runs without a rest in the training worker's process while a finished block waits to be
   taken, and no public setting of Ray Data slows it down (see `stream.Pause`).
+- `RUNTIME_ENV_LOGGER` is the name of the logger that tells about the upload of a job's folder. No
+  public setting silences it.
 - `HEAD` is a resource that only the head node of a Ray cluster has. There is no public way to
   place an actor on the head node.
 - `Node` holds the processes that `ray.init` has started. When they do not come up in time, Ray
@@ -17,5 +19,6 @@ from ray._private.utils import get_num_cpus
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 HEAD = "node:__internal_head__"
+RUNTIME_ENV_LOGGER = "ray._private.runtime_env"
 
-__all__ = ["HEAD", "ExecutionCallback", "Node", "get_num_cpus"]
+__all__ = ["HEAD", "RUNTIME_ENV_LOGGER", "ExecutionCallback", "Node", "get_num_cpus"]

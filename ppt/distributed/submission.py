@@ -19,6 +19,7 @@ from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from ppt.config import ConfigError
+from ppt.distributed.ray_private import RUNTIME_ENV_LOGGER
 
 LOCAL = "http://127.0.0.1:8265"
 """The default address of the dashboard of a Ray cluster on this machine."""
@@ -50,8 +51,8 @@ They must not be secrets, because the dashboard shows a job's environment.
 def connect(address: str | None) -> JobSubmissionClient:
     """Return a client of the cluster whose dashboard is at `address`.
 
-    Without an address, RAY_API_SERVER_ADDRESS and RAY_ADDRESS are used, as by Ray's own tools. Only
-    a cluster that asks for a token is sent one: the token that Ray itself would use here.
+    Without an address, RAY_API_SERVER_ADDRESS and RAY_ADDRESS are used, as by Ray's own tools. A
+    token is sent only if the cluster requires one; it is the token that Ray itself would use.
 
     Raises ConfigError if no cluster answers, or if it asks for a token that is missing or wrong.
     """
@@ -66,7 +67,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     os.environ["RAY_API_SERVER_ADDRESS"] = chosen  # else RAY_ADDRESS would override the argument
     for name in ("dashboard_sdk", "job.sdk"):
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
-    logging.getLogger("ray._private.runtime_env").setLevel(logging.ERROR)
+    logging.getLogger(RUNTIME_ENV_LOGGER).setLevel(logging.ERROR)
     try:
         try:
             return JobSubmissionClient(chosen)

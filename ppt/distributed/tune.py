@@ -152,7 +152,16 @@ def trainable(
 ) -> Any:
     """Return the function that Tune calls for each trial.
 
-    A trial is the run that `ppt train` makes, with a `Reporter` that tells Tune how far it is.
+    A trial is the run that `ppt train` makes, with a `Reporter` that reports its progress to Tune.
+
+    Args:
+        sweep: the sweep.
+        overrides: changes of the curriculum of every trial, such as "seed=7".
+        planned: the trials of a grid or a random search, by the number that Tune's configuration of
+            a trial names. For optuna, which proposes values during the search, they are not used.
+        runs: the number of trials that share the cluster at the same time.
+        state: the sweep's MLflow tracking server (`uri`; None for the one of the run's own folder)
+            and the id of its MLflow run (`parent`).
     """
 
     def trial(config: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ class Check:
 
     @property
     def stops(self) -> bool:
-        """Whether the curriculum cannot run like this."""
+        """True if the curriculum cannot run with this result."""
         return self.state in ("missing", "wrong")
 
 

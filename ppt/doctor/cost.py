@@ -63,7 +63,7 @@ def estimate(curriculum: Curriculum, contents: Mapping[str, Content]) -> Cost:
 
 
 def row_bytes(model: Model) -> tuple[int, int]:
-    """Bytes of a row of `features` and of `words`, both float16."""
+    """Return the number of bytes of a row of `features` and of a row of `words`."""
     clip, sam = outline_image_text_encoder(model.clip), outline_segmenter(model.sam)
     numbers = sum(int(np.prod(shape)) for shape in feature_shapes(clip, sam).values())
     return 2 * numbers, 2 * clip.context_length * clip.text_dim

@@ -1,4 +1,4 @@
-"""What is published of checkpoints and data sets: file names, sizes, checksums, and their sources.
+"""Published facts on checkpoints and data sets: file names, sizes, checksums and sources.
 
 Checksums are SHA-256. Those of OpenAI's files are part of the links in open_clip. The names of
 SAM's files end in the first digits of their MD5. MobileSAM publishes none.
@@ -20,7 +20,7 @@ from ppt.data.table import TableData
 
 @dataclass(frozen=True)
 class Content:
-    """How much a data set holds, or will hold once it is there."""
+    """The content of a data set in numbers, as it is now or will be once it is complete."""
 
     pictures: int
     expressions: int

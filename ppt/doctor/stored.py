@@ -16,7 +16,7 @@ _MANIFEST = "manifest.json"
 
 @dataclass
 class Examined:
-    """What was found in the folder of a node, or of an unfinished training."""
+    """The result of examining the folder of a node, or of an unfinished training."""
 
     kind: str
     is_finished: bool

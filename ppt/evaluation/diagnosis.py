@@ -1,4 +1,4 @@
-"""What the points, the attention and the scores of a trained model are worth.
+"""The quality of the points, the attention and the scores of a trained model.
 
 The figures serve the diagnosis of finished runs: nothing that trains a model or chooses one reads
 them.
@@ -97,10 +97,17 @@ def negative_effect(results: pa.Table) -> NegativeEffect:
 
 
 def roc_area(score: np.ndarray, positive: np.ndarray) -> float:
-    """Return the area under the ROC curve of a score [N] for telling what is `positive` [N].
+    """Return the area under the ROC curve of a score.
 
-    It is the share of pairs of a positive and another one in which the positive one has the higher
-    score; equal scores count half. It is NaN unless there are both.
+    It is the share of pairs of a positive and a negative item in which the positive one has the
+    higher score. A pair of equal scores counts half.
+
+    Args:
+        score: float [N].
+        positive: bool [N], which items are positive.
+
+    Returns:
+        A number from 0 to 1, or NaN if all items are positive or all are negative.
     """
     positives, others = int(positive.sum()), int((~positive).sum())
     if not positives or not others:
@@ -110,7 +117,15 @@ def roc_area(score: np.ndarray, positive: np.ndarray) -> float:
 
 
 def calibration_error(score: np.ndarray, positive: np.ndarray) -> float:
-    """Return the expected calibration error of scores in [0, 1] with ten bins of equal width."""
+    """Return the expected calibration error of scores, with ten bins of equal width.
+
+    Args:
+        score: float [N] in [0, 1], the predicted probability that an item is positive.
+        positive: bool [N], which items are positive.
+
+    Returns:
+        The error, from 0 to 1; NaN if there is no item.
+    """
     if not len(score):
         return math.nan
     bins = np.minimum((score * _BINS).astype(int), _BINS - 1)

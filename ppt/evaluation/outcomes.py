@@ -1,7 +1,4 @@
-"""Classifications of results for reports: outcomes, changes and numbers of candidates.
-
-The categories and their thresholds are our choice.
-"""
+"""Classifications of results for reports: outcomes, changes and numbers of candidates."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from ppt.steps.prepare import PrepareGroundTruth, open_source
 from ppt.steps.progress import console
 from ppt.steps.runner import Runner
 from ppt.store.nodes import Node
-from ppt.tracking.record import Metrics, RunRecord, StageRecord, stage_epochs
+from ppt.tracking.record import DataName, Metrics, RunRecord, StageRecord, stage_epochs
 
 ALL = "all"
 """The name of the group of all sentences, beside the groups of each kind of expression."""
@@ -211,17 +211,18 @@ def label_qualities(record: RunRecord, runner: Runner) -> dict[str, list[LabelQu
     one (`h`, `h.1`, ...). Data sets without masks are left out.
     """
     found = {}
-    for name, labels in (
+    measured: tuple[tuple[DataName, dict[str, Node]], ...] = (
         ("object_centric", {"d_sem": record.data["object_centric"].labels}),
         ("referring", _labels_of_h(record)),
-    ):
+    )
+    for name, labels in measured:
         data = getattr(record.curriculum.data, name)
         try:
             _ = open_source(data).ground_truth_fingerprint
         except ValueError:  # this data set has no ground truth
             continue
         truth = runner.run(
-            PrepareGroundTruth(data, record.curriculum.num_buckets, name, name == "object_centric")
+            PrepareGroundTruth(data, record.data[name].samples, name, name == "object_centric")
         )
         if not truth.counts()["expressions"]["out"]:
             continue  # no picture of this data set has a mask

@@ -52,7 +52,7 @@ class Range(_Config):
 
     @property
     def whole(self) -> bool:
-        """Whether all numbers of the range are whole."""
+        """True if the range has whole numbers only."""
         return isinstance(self.min, int) and isinstance(self.max, int)
 
     def sample(self, rng: random.Random) -> int | float:

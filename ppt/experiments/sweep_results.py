@@ -27,7 +27,7 @@ SUMMARY, TABLE, PICTURE = "sweep.json", "trials.csv", "importance.png"
 
 @dataclass(frozen=True)
 class Trial:
-    """How a trial ended. Figures are percentages, or NaN if no stage was measured."""
+    """The result of a trial. Figures are percentages, or NaN if no stage was measured."""
 
     name: str
     values: Values

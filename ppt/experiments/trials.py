@@ -63,10 +63,19 @@ def _corners(sweep: Sweep) -> list[Values]:
 def curriculum_here(
     sweep: Sweep, name: str, values: Values, overrides: Sequence[str]
 ) -> Curriculum:
-    """Return the curriculum of a trial, with an absolute path of a local store."""
+    """Return the curriculum of a trial in the form in which any process can run it.
+
+    If the store is a local folder, its path is made absolute, because a trial may run in another
+    folder.
+
+    Args:
+        sweep: the sweep.
+        name: the name of the trial.
+        values: the trial's value of each key that the sweep varies.
+        overrides: changes of the curriculum of every trial, such as "seed=7".
+    """
     curriculum = curriculum_of(sweep, name, values, overrides)
     store = Store(curriculum.store)
-    # A trial may run on another machine, or in another folder of this one.
     return curriculum.model_copy(update={"store": store.path}) if store.is_local else curriculum
 
 

@@ -68,6 +68,9 @@ def paint_mask(
         colour: the colour of the outline and of the tint.
         original: the picture, at the panel's size, that is shown tinted inside the mask.
         line: the width of the outline on each side of the mask's border, in pixels.
+
+    Returns:
+        A new picture of the panel's size, to which the mask is scaled.
     """
     area = _area(mask, panel.size)
     solid = Image.new("RGB", panel.size, colour)

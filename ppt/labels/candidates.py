@@ -97,8 +97,8 @@ def instance_candidates(
     """Find up to `max_instances` candidates for each prompt, as `candidate_masks` does one.
 
     The paper takes one candidate for a phrase: for "left car" the car that responds most, be it
-    left or right, so that nothing is left to select from. With more instances (our choice) what
-    was found is removed from the map, and the map is used again as long as it still responds with
+    left or right, so that nothing is left to select from. With more instances, what was
+    found is removed from the map, and the map is used again as long as it still responds with
     at least `threshold`.
     """
     found: list[list[Candidate]] = [[] for _ in prompts]

@@ -11,7 +11,7 @@ otherwise ("man in the picture"). "top" is clothing after a colour ("red top") o
 position otherwise. A participle before a noun describes it ("sleeping dog"); one that follows its
 noun is a verb, and so no part of a phrase ("giraffe bent", "person skiing").
 
-Three rules are our choice. "person in red" remains one phrase, because a colour alone is not an
+"person in red" remains one phrase, because a colour alone is not an
 object. "glass of red wine" remains one phrase as well. "the white one" takes the noun of the first
 phrase ("white horse").
 

@@ -67,7 +67,7 @@ def _surgery_points(similarity: Tensor, recipe: PointRecipe) -> tuple[np.ndarray
 
 
 def _near_points(similarity: Tensor, recipe: PointRecipe) -> tuple[np.ndarray, np.ndarray]:
-    """Choose positive points within the response and negative ones close around it (our choice).
+    """Choose positive points within the response and negative ones close around it.
 
     The positive points are the maximum and further cells that reach the threshold. The negative
     points are low cells below _RESPONSE, in the enlarged box of the cells that reach it. The points

@@ -1,7 +1,7 @@
 """The choice of the referent among an expression's candidates, with and without a trained model.
 
-The paper does not define Select of Eq. 6 and 7 any further. In our choice a candidate's score is
-the maximum over the queries k of sigmoid(c_k) * IoU(s_k, candidate).
+Select of Eq. 6 and 7 takes the candidate with the highest score. The paper does not define this
+score; here it is the maximum over the queries k of sigmoid(c_k) * IoU(s_k, candidate).
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def choose_referent(
 def most_overlapped(candidate_masks: Sequence[np.ndarray], mask: np.ndarray) -> int | None:
     """Return the index of the candidate whose IoU with a mask is highest.
 
-    This is our choice of the referent for training without Select. The mask is then the one that
-    frozen CLIP and SAM predict for the whole expression, which Section 3.2 finds to be a poor
-    pseudo label.
+    This chooses the referents for training without Select. The mask is then the one that frozen
+    CLIP and SAM predict for the whole expression, which Section 3.2 finds to be a poor pseudo
+    label.
 
     Args:
         candidate_masks: the candidates, each bool [H, W].

@@ -71,7 +71,7 @@ def min_max(values: Tensor) -> Tensor:
 def without_object(similarity: Tensor, mask: Tensor) -> Tensor:
     """Set a similarity map [g, g] to 0 at its maximum, on an object and on the cells next to them.
 
-    The rest of the map shows other instances of the phrase (our choice). Cells next to the object
+    The rest of the map shows other instances of the phrase. Cells next to the object
     are included because the response extends beyond the object.
 
     Args:

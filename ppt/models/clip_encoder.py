@@ -146,7 +146,10 @@ class ClipEncoder(Frozen):
     # ------------------------------------------------------------ pictures
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """Squash the whole picture instead of cropping it (our choice)."""
+        """Resize and normalise a picture, uint8 [H, W, 3] RGB: float [3, S, S].
+
+        The whole picture is squashed into the square, because a crop could cut the referent off.
+        """
         pixels = torch.from_numpy(np.array(image)).to(self.mean.device)
         pixels = pixels.permute(2, 0, 1)[None].float()
         size = (self.image_size, self.image_size)
@@ -155,6 +158,11 @@ class ClipEncoder(Frozen):
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> ImageFeatures:
+        """Compute the features of pictures [B, 3, S, S], each from `preprocess`, in one pass.
+
+        The last `surgery_depth` blocks have CLIP Surgery's second path: it adds up the updates of
+        v-v attention and does not change the tokens of the first path.
+        """
         visual = self.clip.visual
         levels, surgery = [], None
         blocks = visual.transformer.resblocks
@@ -167,7 +175,9 @@ class ClipEncoder(Frozen):
                 tokens = block(tokens)
                 if number in self.taps:
                     levels.append(tokens[:, 1:])
-        picture = visual._pool(tokens)[0] @ visual.proj  # plain CLIP's embedding of the picture
+        # Plain CLIP's embedding of the picture. open_clip pools and normalises only in `_pool` what
+        # is encoded already; its public functions would run all blocks a second time.
+        picture = visual._pool(tokens)[0] @ visual.proj
         patches = visual.ln_post(surgery[:, 1:]) @ visual.proj
         joint = F.normalize(torch.cat([picture[:, None], patches], dim=1), dim=-1)
         return ImageFeatures(levels, joint)
@@ -194,7 +204,12 @@ class ClipEncoder(Frozen):
 
     @torch.no_grad()
     def encode_words(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The features are those after the last norm; the end token counts as a word."""
+        """Compute the features of every word of B texts, after the last norm.
+
+        Returns:
+            The features [B, T, Dt], which are 0 beyond the longest text, and a mask bool [B, T] of
+            the words of each text. The end token counts as a word.
+        """
         features, last = self._run_text(texts)
         features = F.pad(features, (0, 0, 0, self.context_length - features.shape[1]))
         mask = torch.arange(self.context_length, device=last.device) <= last[:, None]
@@ -202,7 +217,11 @@ class ClipEncoder(Frozen):
 
     @torch.no_grad()
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
-        """Each phrase is put into every template; the unit embeddings are averaged."""
+        """Compute one embedding of length 1 for each phrase, [B, E].
+
+        It is the mean of the unit embeddings of all templates with the phrase in them, normalised
+        again.
+        """
         texts = [template.format(phrase) for phrase in phrases for template in self.templates]
         parts = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):

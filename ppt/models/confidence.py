@@ -1,9 +1,9 @@
-"""How sure f_theta is of a mask: three figures as evidence, and a calibration of them.
+"""The confidence in a predicted mask: three figures as evidence, and a calibration of them.
 
 The referent score c of Eq. 2 only ranks the queries of one expression. It says little about
 whether the mask is right, since the same query tends to have the highest score for every
 expression. The score that users see is therefore a probability, made of what the generator, the
-segmenter and the image-text encoder know about the mask (our choice).
+segmenter and the image-text encoder know about the mask.
 
 Letters: B expressions, N levels, M points, g x g patches, H4 x W4 the segmenter's logits.
 """

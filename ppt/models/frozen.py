@@ -1,4 +1,4 @@
-"""What the frozen encoders share."""
+"""The base class of frozen encoders, and the hash by which their weights are recognised."""
 
 from __future__ import annotations
 

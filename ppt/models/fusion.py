@@ -1,6 +1,6 @@
 """Vision-language fusion of one level, after ETRIS (arXiv 2307.11545), the paper's reference [63].
 
-Unlike there, nothing is fed back into the encoders (our choice), so that their features can be
+Unlike there, nothing is fed back into the encoders, so that their features can be
 stored. Letters: I pictures, B expressions, L patches, T words, Q queries, S places to look at, D
 and Dt the widths of picture and text.
 """

@@ -1,4 +1,4 @@
-"""What the rest of the system asks of the encoder of pictures and texts.
+"""The interface of the encoder of pictures and texts.
 
 Letters: B pictures or texts, S side of the encoder's pictures in pixels, L = `grid` * `grid`
 patches, D `visual_dim`, T = `context_length` words, Dt `text_dim`, E `embed_dim`.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass
 class ImageFeatures:
-    """What one pass over B pictures gives.
+    """The features of B pictures.
 
     `visual_features` are the patch tokens of each level, [B, L, D]. `surgery_tokens`
     [B, 1 + L, E] lie in the space that pictures and texts share and have length 1: first the
@@ -41,7 +41,7 @@ class ImageTextEncoder(Protocol):
 
     @property
     def num_levels(self) -> int:
-        """How many levels of the encoder of pictures are given out."""
+        """The number of levels of the picture encoder whose features are returned."""
 
     @property
     def visual_dim(self) -> int:

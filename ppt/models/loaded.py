@@ -19,7 +19,7 @@ from ppt.models.segmenter import Segmenter
 
 
 def default_device() -> str:
-    """CUDA where there is a GPU, else the CPU."""
+    """Return "cuda" if there is a GPU, and else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -27,13 +27,13 @@ _device = "cpu"
 
 
 def use_device(device: str) -> None:
-    """Let the passes of this process run on `device`, for example "cuda"."""
+    """Let the steps of this process run on `device`, for example "cuda"."""
     global _device
     _device = device
 
 
 def current_device() -> str:
-    """The device that the passes of this process run on: the CPU unless `use_device` was called."""
+    """Return the device on which the steps of this process run; "cpu" before `use_device`."""
     return _device
 
 
@@ -43,32 +43,32 @@ def current_device() -> str:
 
 @functools.cache
 def image_text_encoder(config: ClipConfig, device: str) -> ImageTextEncoder:
-    """The encoder of pictures and texts of this process, on a device."""
+    """Return the encoder of pictures and texts of this process, on a device."""
     with torch.inference_mode(False):
         return build_image_text_encoder(config).to(device)
 
 
 @functools.cache
 def segmenter(config: SamConfig, device: str) -> Segmenter:
-    """The segmenter of this process, on a device."""
+    """Return the segmenter of this process, on a device."""
     with torch.inference_mode(False):
         return build_segmenter(config).to(device)
 
 
 @functools.cache
 def clip_fingerprint(config: ClipConfig) -> str:
-    """The fingerprint of the encoder that `config` names. The encoder itself is not kept."""
+    """Return the fingerprint of the encoder that `config` names; the encoder is not kept."""
     return build_image_text_encoder(config).fingerprint
 
 
 @functools.cache
 def sam_fingerprint(config: SamConfig) -> str:
-    """The fingerprint of the segmenter that `config` names. The segmenter itself is not kept."""
+    """Return the fingerprint of the segmenter that `config` names; the segmenter is not kept."""
     return build_segmenter(config).fingerprint
 
 
 def encoder_fingerprints(model: Model) -> dict[str, str]:
-    """The fingerprints of both frozen models: part of the digest of all that they make."""
+    """Return the fingerprints of both frozen models, part of the digest of all they make."""
     return {"clip": clip_fingerprint(model.clip), "sam": sam_fingerprint(model.sam)}
 
 

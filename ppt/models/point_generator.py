@@ -1,7 +1,7 @@
 """The point generator: the only trainable part (Section 3.1.1, Eq. 1 and 2).
 
 Unlike in the paper, each of the M points of Eq. 2 looks at the picture for itself, beginning where
-its query looked, and its label is read from the picture where it lies (our choice).
+its query looked, and its label is read from the picture where it lies.
 
 Letters: I pictures, B expressions, L patches of a square grid, D visual width, T words, Dt text
 width, d hidden size, K queries, M points of a query.
@@ -72,14 +72,14 @@ class PointGenerator(nn.Module):
             for foreground, `pred_referent_logits` [B, K], and `attention` [B, K, L], where each
             query looked in the last level. Also what the same heads read from the queries after
             each earlier level, as `aux_pred_points` [N - 1, B, K, M, 2] and so on, for deep
-            supervision as in DETR and for the confidence in a mask (our choice).
+            supervision as in DETR and for the confidence in a mask.
         """
         words = _normalise(word_features)
         queries = self.queries.expand(len(words), -1, -1)
         previous = None
         read = []
         for level, visual in zip(self.levels, visual_features, strict=True):
-            # The tokens of every level get one scale, and their positions are added (our choice).
+            # The tokens of every level get one scale, and their positions are added.
             visual = _normalise(visual)
             visual = visual + _sine_positions(visual.shape[1], visual.shape[2]).to(visual)
             visual, level_words, previous = level.fusion(

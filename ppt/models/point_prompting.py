@@ -130,8 +130,7 @@ def prompt_labels(point_logits: Tensor) -> Tensor:
     """Turn logits [P, M] into the labels of a prompt: 1 foreground, 0 background, or `NO_POINT`.
 
     A point whose label is uncertain is left out. The point with the highest logit of a prompt is
-    always foreground (our choice), for without such a point a segmenter segments nothing in
-    particular.
+    always foreground, for without such a point a segmenter segments nothing in particular.
     """
     labels = (point_logits > 0).long().where(point_logits.abs() > CERTAINTY, NO_POINT)
     return labels.scatter(1, point_logits.argmax(1, keepdim=True), 1)

@@ -1,4 +1,4 @@
-"""What the rest of the system asks of a promptable segmenter, and the frame that it works in.
+"""The interface of a promptable segmenter, and the coordinate frame in which it works.
 
 A segmenter turns a picture into features, and features and points into masks. It is frozen. To add
 one, write a class with these members and name its builder in `ppt.models.build.SEGMENTERS`.
@@ -92,7 +92,7 @@ class Segmenter(Protocol):
         """
 
     def valid_mask(self, sizes: Tensor) -> Tensor:
-        """Where pictures lie in the padded square.
+        """Return which cells of the logits lie inside each picture.
 
         Args:
             sizes: [I, 2] original (height, width).
@@ -113,4 +113,4 @@ class Segmenter(Protocol):
         """
 
     def with_mask_threshold(self, mask_threshold: float) -> Self:
-        """The same segmenter whose finished masks hold the logits above another threshold."""
+        """Return the same segmenter with another least logit of the pixels of a mask."""

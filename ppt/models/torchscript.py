@@ -77,7 +77,7 @@ class _Module:
 
 
 class _Place(NamedTuple):
-    """Where the numbers of a tensor are."""
+    """The place of a tensor's numbers in a storage of the archive."""
 
     dtype: torch.dtype
     storage: str

@@ -142,7 +142,7 @@ def read_state_dict(path: Path, *, field: str) -> dict[str, Tensor]:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive. Of all CLIPs only OpenAI publishes such files."""
+    """Return whether a file is a TorchScript archive, in which only OpenAI publishes CLIPs."""
     if not path.is_file():
         return False
     try:
@@ -153,7 +153,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def _is_named(name: Any, value: Any) -> bool:
-    """Whether an entry of a state dict is a name and a tensor with numbers that can be copied."""
+    """Return whether an entry of a state dict is a name and a tensor that can be copied."""
     if not isinstance(name, str) or not isinstance(value, Tensor):
         return False
     return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized

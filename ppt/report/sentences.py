@@ -52,7 +52,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Change:
-    """What one training of the curriculum changed for the sentences."""
+    """The differences between the results of one training and those of the training before."""
 
     before: str
     after: str

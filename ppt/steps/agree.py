@@ -17,6 +17,7 @@ from ppt.evaluation.metrics import overlap
 from ppt.images.masks import decode_rle, encode_rle
 from ppt.steps.inference import predict_expressions, trained
 from ppt.steps.step import Step
+from ppt.store.lookup import text_encoding
 from ppt.store.nodes import DATA, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import QUARANTINE, RESULTS
@@ -46,7 +47,7 @@ class AgreeWithLabels(Step):
         return self.labels.labels.num_buckets
 
     def spec(self) -> dict[str, Any]:
-        return {"against": "labels"}
+        return {"against": "labels", "words": text_encoding(self.labels.words)}
 
     def parents(self) -> dict[str, Node]:
         return {
@@ -72,7 +73,7 @@ class AgreeWithLabels(Step):
             size = row["height"], row["width"]
             candidates = [decode_rle(c["mask"], *size) for c in row["candidates"]]
             # Of several candidates the one that fits best counts, because the labels do not say
-            # yet which one is the referent (our choice).
+            # yet which one is the referent.
             overlaps = [overlap(found.mask, candidate) for candidate in candidates]
             intersection, union = max(overlaps, key=lambda pair: pair[0] / pair[1])
             results.append(

@@ -23,6 +23,7 @@ from ppt.models.confidence import EVIDENCE as FIGURES
 from ppt.models.confidence import Calibration, fit_calibration
 from ppt.steps.inference import predict_expressions, trained
 from ppt.steps.step import Step
+from ppt.store.lookup import text_encoding
 from ppt.store.nodes import DATA, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import EVIDENCE, QUARANTINE
@@ -60,7 +61,11 @@ class GatherEvidence(Step):
         return self.samples.num_buckets
 
     def spec(self) -> dict[str, Any]:
-        return {"templates": self.model.clip.templates, "labelled": self.labels is not None}
+        return {
+            "words": text_encoding(self.words),
+            "phrases": text_encoding(self.phrases),
+            "labelled": self.labels is not None,
+        }
 
     def parents(self) -> dict[str, Node]:
         labels = {} if self.labels is None else {"labels": self.labels}

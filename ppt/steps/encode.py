@@ -87,8 +87,7 @@ class EncodePictures(_EncodeSamples):
                 **{f"visual_features_{n}": v for n, v in enumerate(features.visual_features)},
             }
 
-        table = _encoded(self.samples, bucket, encode, feature_shapes(clip, sam))
-        return _output(table, {"encoder_calls": len(table)})
+        return _encoded(self.samples, bucket, encode, feature_shapes(clip, sam))
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class EncodeSurgeryTokens(_EncodeSamples):
             return {"surgery_tokens": tokens}
 
         shapes: dict[str, tuple[int, ...]] = {"surgery_tokens": surgery_shape(clip)}
-        return _output(_encoded(self.samples, bucket, encode, shapes), {})
+        return _encoded(self.samples, bucket, encode, shapes)
 
 
 def _pixels(net: ImageTextEncoder | Segmenter, pictures: list[np.ndarray], device: str) -> Tensor:
@@ -131,18 +130,22 @@ def _encoded(
     bucket: int,
     encode: Callable[[list[np.ndarray]], dict[str, Tensor]],
     shapes: dict[str, tuple[int, ...]],
-) -> pa.Table:
-    """Encode the pictures of a bucket batch by batch, and return them as a `features` table."""
+) -> BucketOutput:
+    """Encode the pictures of a bucket batch by batch, and return their `features`.
+
+    Args:
+        samples: the table of the pictures.
+        bucket: the bucket.
+        encode: encodes I pictures, uint8 [H, W, 3] RGB each, to features [I, ...] by name.
+        shapes: the shape of each feature of a picture, in the order of the columns.
+    """
     rows = samples.read(bucket, columns=["picture", "image", "height", "width"])
     columns: dict[str, list[np.ndarray]] = {}
     for pictures in _decoded(rows):
         for name, tensor in encode(pictures).items():
             columns.setdefault(name, []).append(tensor.half().cpu().numpy())
-    return _feature_table(rows, columns, shapes)
-
-
-def _output(table: pa.Table, info: dict[str, int]) -> BucketOutput:
-    return BucketOutput({DATA: table}, {"pictures": Count(len(table), len(table), 0)}, info)
+    table = _feature_table(rows, columns, shapes)
+    return BucketOutput({DATA: table}, {"pictures": Count(len(table), len(table), 0)})
 
 
 def _decoded(samples: pa.Table) -> Iterator[list[np.ndarray]]:
@@ -167,7 +170,7 @@ def _feature_table(
 
 
 def feature_shapes(clip: ImageTextEncoder, sam: Segmenter) -> dict[str, tuple[int, ...]]:
-    """The shape of each float16 column of a row of `features`."""
+    """Return the shape of each feature of a picture, float16 columns of `features`, by name."""
     patches = clip.grid**2
     return {
         **{SEGMENTER + name: shape for name, shape in sam.feature_shapes.items()},
@@ -177,7 +180,7 @@ def feature_shapes(clip: ImageTextEncoder, sam: Segmenter) -> dict[str, tuple[in
 
 
 def surgery_shape(clip: ImageTextEncoder) -> tuple[int, int]:
-    """The shape of the surgery tokens of a picture."""
+    """Return the shape of a picture's surgery tokens: [1 + patches, embedding width]."""
     return 1 + clip.grid**2, clip.embed_dim
 
 

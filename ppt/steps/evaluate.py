@@ -25,6 +25,7 @@ from ppt.steps.calibrate import calibration_of
 from ppt.steps.inference import predict_expressions, trained
 from ppt.steps.label import Phrase, prompt_phrases, recipe_spec
 from ppt.steps.step import Step
+from ppt.store.lookup import text_encoding
 from ppt.store.nodes import DATA, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import QUARANTINE, RESULTS, sentence_key
@@ -139,7 +140,7 @@ class _Evaluate(Step):
         return self.split.samples.num_buckets
 
     def spec(self) -> dict[str, Any]:
-        return {"protocol": asdict(self.protocol)}
+        return {"protocol": asdict(self.protocol), "phrases": text_encoding(self.split.phrases)}
 
     def parents(self) -> dict[str, Node]:
         return {
@@ -158,6 +159,9 @@ class EvaluateCheckpoint(_Evaluate):
 
     checkpoint: Node
     evidence: Node  # makes the scores
+
+    def spec(self) -> dict[str, Any]:
+        return {**super().spec(), "words": text_encoding(self.split.words)}
 
     def parents(self) -> dict[str, Node]:
         return {**super().parents(), "checkpoint": self.checkpoint, "evidence": self.evidence}
@@ -227,7 +231,6 @@ class EvaluateRecipe(_Evaluate):
     def spec(self) -> dict[str, Any]:
         return {
             **super().spec(),
-            "templates": self.model.clip.templates,
             "recipe": recipe_spec(self.recipe),
         }
 

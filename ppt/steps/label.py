@@ -8,8 +8,8 @@ candidates belongs to H_ref, with scores 0 until the first Select (Section 3.3).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from ppt.labels.noun_phrases import CHUNKERS, noun_phrases
 from ppt.labels.similarity import similarity_maps
 from ppt.models.loaded import current_device, encoder_fingerprints, segmenter
 from ppt.steps.step import Step
-from ppt.store.lookup import lookup_text, mapped, row_of
+from ppt.store.lookup import lookup_text, mapped, row_of, text_encoding
 from ppt.store.nodes import DATA, TARGETS, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import LABELS, QUARANTINE, SentenceKey
@@ -119,8 +119,7 @@ class _Label(Step):
     """The step that makes the first labels, round 0, of a samples table.
 
     Expressions without a candidate are quarantined. `phrases` holds the embeddings of all phrases
-    of the samples and of the empty text. It is not among the parents, because what is read from it
-    depends only on the encoder, its templates and the texts, which are all named otherwise.
+    of the samples and of the empty text.
     """
 
     kind = "labels"
@@ -145,7 +144,7 @@ class _Label(Step):
     def spec(self) -> dict[str, Any]:
         return {
             **encoder_fingerprints(self.model),
-            "templates": self.model.clip.templates,
+            "phrases": text_encoding(self.phrases),
             "recipe": recipe_spec(self.recipe),
         }
 
@@ -177,6 +176,7 @@ class _Label(Step):
                 REJECTED: pa.Table.from_pylist(rejected, QUARANTINE),
             },
             {"expressions": Count(len(rows) + len(rejected), len(rows), len(rejected))},
+            num_by_source(rows),
         )
 
     @abstractmethod
@@ -243,6 +243,15 @@ class LabelReferring(_Label):
             by_expression[phrase.picture, phrase.expression_id] += candidates
         merged = {k: merge_candidates(c, self.labels.merge_iou) for k, c in by_expression.items()}
         return defaultdict(list, merged)  # an expression may have no noun phrase
+
+
+def num_by_source(labels: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of rows of each source in a table of labels.
+
+    The steps that make labels write these numbers into their receipts (`BucketOutput.info`), so
+    that they are known without reading the table.
+    """
+    return dict(Counter(row["source"] for row in labels))
 
 
 def _label_row(sample: dict, expression: dict, candidates: list[Candidate]) -> dict[str, Any]:

@@ -31,11 +31,11 @@ from ppt.training.stage import EpochMetrics, StageTraining, local_folder, log_ep
 class LocalRunner:
     """A runner that carries out steps and trainings one after another, in this process."""
 
-    def __init__(self, store: Store, resources: Resources, device: str | None = None) -> None:
-        """`device` is by default CUDA if there is a GPU, and else the CPU."""
+    def __init__(self, store: Store, resources: Resources) -> None:
+        """Let the models of this process run on CUDA if there is a GPU, and else on the CPU."""
         self.store = store
         self.resources = resources
-        self.device = device or default_device()
+        self.device = default_device()
         use_device(self.device)
 
     def run(self, step: Step) -> Node:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ppt.config import ConfigError, DataFormat
 from ppt.config.messages import one_line
 from ppt.data.source import Source, group_reasons, open_source
-from ppt.images.masks import encode_rle
+from ppt.images.masks import encode_rle, require_pixels
 from ppt.images.pictures import UnreadablePicture, check_picture, flip_picture
 from ppt.labels.noun_phrases import object_centric_expression
 from ppt.steps.step import Step
@@ -98,7 +99,7 @@ class PrepareSamples(Step):
                 {"expression_id": key, "text": object_centric_expression(raw.class_name)}
             ]
             # Section 3.2 transforms the pictures of D_sem at random. Here it is decided once for
-            # each picture whether to flip it, so that it is encoded only once (our choice).
+            # each picture whether to flip it, so that it is encoded only once.
             if is_flipped(key):
                 image = flip_picture(pixels)
         row = {
@@ -123,23 +124,25 @@ def is_flipped(key: str) -> bool:
 
 @dataclass(frozen=True)
 class PrepareGroundTruth(Step):
-    """The `ground_truth` of a data set, for evaluation only; broken masks are quarantined.
+    """The `ground_truth` of a data set, for evaluation only.
 
-    If `object_centric` is set, the masks are mirrored where `PrepareSamples` mirrors the pictures.
+    Masks that the source rejects, empty masks and masks of another size than their picture in
+    `samples` are quarantined. If `object_centric` is set, the masks are mirrored where
+    `PrepareSamples` mirrors the pictures.
     """
 
     kind = "ground_truth"
     command = "prepare"
-    version = 2
+    version = 3
 
     data: DataFormat
-    num_buckets: int
+    samples: Node
     name: str
     object_centric: bool = False
 
     @property
     def buckets(self) -> int:
-        return self.num_buckets
+        return self.samples.num_buckets
 
     @property
     def title(self) -> str:
@@ -148,7 +151,6 @@ class PrepareGroundTruth(Step):
     def spec(self) -> dict[str, Any]:
         return {
             "truth": open_source(self.data).ground_truth_fingerprint,
-            "num_buckets": self.num_buckets,
             "mirrored": self.object_centric,
         }
 
@@ -156,16 +158,28 @@ class PrepareGroundTruth(Step):
         """Return the configuration of the data set, which names the raw files."""
         return {"data": self.data.model_dump(mode="json")}
 
+    def parents(self) -> dict[str, Node]:
+        return {"samples": self.samples}
+
     def __call__(self, bucket: int) -> BucketOutput:
         source = open_source(self.data)
+        sizes = {
+            row["picture"]: (row["height"], row["width"])
+            for row in self.samples.read(bucket, columns=["picture", "height", "width"]).to_pylist()
+        }
         rows, rejected = [], []
         into = 0
-        for key in _keys_of(source, bucket, self.num_buckets):
+        for key in _keys_of(source, bucket, self.buckets):
             masks, broken = source.read_ground_truth(key)
             into += len(masks) + len(broken)
             rejected += [_rejected(key, r.expression_id, 1, r.reason) for r in broken]
             for truth in masks:
                 mask = truth.mask
+                try:
+                    _check_mask(mask, sizes.get(key))
+                except ValueError as error:
+                    rejected.append(_rejected(key, truth.expression_id, 1, str(error)))
+                    continue
                 if self.object_centric and is_flipped(key):
                     mask = mask[:, ::-1]
                 height, width = mask.shape
@@ -186,6 +200,16 @@ class PrepareGroundTruth(Step):
             },
             {"expressions": Count(into, len(rows), len(rejected))},
         )
+
+
+def _check_mask(mask: np.ndarray, size: tuple[int, int] | None) -> None:
+    """Raise ValueError for an empty mask, or one of another size than its picture.
+
+    `size` is the (height, width) of the picture; None if the picture is not among the samples.
+    """
+    require_pixels(mask, "its mask")
+    if size is not None and mask.shape != size:
+        raise ValueError(f"its mask is of shape {list(mask.shape)}, its picture {list(size)}")
 
 
 def _keys_of(source: Source, bucket: int, num_buckets: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a runner tells: a progress bar on a terminal or a line for each step, and warnings."""
+"""Messages of a runner: a progress bar on a terminal or a line for each step, and warnings."""
 
 from __future__ import annotations
 

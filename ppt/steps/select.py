@@ -18,6 +18,7 @@ from ppt.models.loaded import current_device
 from ppt.steps.inference import batches, query_masks, trained
 from ppt.steps.step import Step
 from ppt.store.arrays import from_tensors
+from ppt.store.lookup import text_encoding
 from ppt.store.nodes import DATA, TARGETS, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import LABELS, QUARANTINE
@@ -49,7 +50,7 @@ class SelectReferents(Step):
         return self.before.labels.num_buckets
 
     def spec(self) -> dict[str, Any]:
-        return {"select": self.select.model_dump()}
+        return {"select": self.select.model_dump(), "words": text_encoding(self.before.words)}
 
     def parents(self) -> dict[str, Node]:
         return {

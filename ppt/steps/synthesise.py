@@ -17,6 +17,7 @@ from ppt.config import SamConfig, Synthesis
 from ppt.images.masks import decode_rle, encode_rle
 from ppt.images.pictures import check_picture, encode_picture
 from ppt.models.loaded import current_device, sam_fingerprint, segmenter
+from ppt.steps.label import num_by_source
 from ppt.steps.step import Step
 from ppt.store.nodes import DATA, TARGETS, BucketOutput, Count, Node, bucket_of, digest_of
 from ppt.store.nodes import LABELS as LABEL_TABLE
@@ -97,6 +98,7 @@ class Synthesise(Step):
                 "pictures": Count(len(keys), len(samples), len(rejected)),
                 "expressions": Count(len(labels), len(labels), 0),
             },
+            num_by_source(labels),
         )
 
     def _pool(self, bucket: int) -> list[ObjectPicture]:

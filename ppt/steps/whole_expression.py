@@ -15,8 +15,9 @@ from ppt.config import Model, PointRecipe
 from ppt.images.masks import decode_rle
 from ppt.labels.referent import most_overlapped
 from ppt.models.loaded import encoder_fingerprints
-from ppt.steps.label import Phrase, prompt_phrases, recipe_spec
+from ppt.steps.label import Phrase, num_by_source, prompt_phrases, recipe_spec
 from ppt.steps.step import Step
+from ppt.store.lookup import text_encoding
 from ppt.store.nodes import DATA, TARGETS, BucketOutput, Count, Node
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import LABELS, QUARANTINE
@@ -48,7 +49,7 @@ class ReferByWholeExpression(Step):
     def spec(self) -> dict[str, Any]:
         return {
             **encoder_fingerprints(self.model),
-            "templates": self.model.clip.templates,
+            "phrases": text_encoding(self.phrases),
             "recipe": recipe_spec(self.recipe),
             "unselected": "whole_expression",
         }
@@ -83,4 +84,5 @@ class ReferByWholeExpression(Step):
                 REJECTED: QUARANTINE.empty_table(),
             },
             {"expressions": Count(len(rows), len(rows), 0)},
+            num_by_source(rows),
         )

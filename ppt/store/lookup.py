@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,9 @@ OPEN_BUCKETS = 16_384
 A memory-mapped bucket holds no file descriptor and no memory of its own, so that this is only to
 stay below the number of maps that Linux gives a process, 65,530.
 """
+
+OF_ALL_TEXTS = ("texts", "num_buckets")
+"""The keys in the specification of a table of texts that do not affect the row of a single text."""
 
 
 @functools.lru_cache(maxsize=OPEN_BUCKETS)
@@ -60,3 +64,13 @@ def lookup_rows(node: Node, text: str, column: str) -> np.ndarray:
     values, offsets = from_ragged(mapped(node, bucket)[column])
     row = row_of(node, bucket, "text")[text]
     return values[offsets[row] : offsets[row + 1]]
+
+
+def text_encoding(node: Node) -> dict[str, Any]:
+    """Return how the texts of a `words` or `phrases` table were encoded, as JSON-like data.
+
+    A step that looks up texts has this in its digest instead of the table itself, because the rows
+    that it reads depend on the encoding alone and not on the other texts of the table.
+    """
+    encoding = {k: v for k, v in node.made_from["spec"].items() if k not in OF_ALL_TEXTS}
+    return {"version": node.made_from["version"], **encoding}

@@ -94,7 +94,7 @@ class BucketOutput:
 
     tables: dict[str, pa.Table]  # by name
     counts: dict[str, Count] = field(default_factory=dict)  # by unit, for example "pictures"
-    info: dict[str, int] = field(default_factory=dict)  # further sums, such as encoder_calls
+    info: dict[str, int] = field(default_factory=dict)  # further sums, such as rows by source
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """Whether the root is a folder of this machine's filesystem."""
+        """True if the root is a folder of this machine's filesystem."""
         return isinstance(self.fs, LocalFileSystem)
 
     def arrow_filesystem(self) -> pa.fs.FileSystem:

@@ -2,8 +2,7 @@
 
 In composition, pictures are scaled into the cells of a mosaic, and the text gives the absolute
 position of the target. In fusion, pictures are embedded in another one, and the text gives the
-relation of the target to another object. The paper does not describe the layouts further; they are
-our choice.
+relation of the target to another object. The paper does not describe the layouts further.
 
 All masks are D_sem's pseudo masks. A synthesised picture is a square of S x S pixels.
 """
@@ -73,7 +72,10 @@ class Recipe(NamedTuple):
 
 
 def is_usable(mask: np.ndarray) -> bool:
-    """Return whether a pseudo mask covers neither too little nor too much of its picture."""
+    """Return whether D_ref can use a picture with this pseudo mask, bool [H, W].
+
+    The mask must cover at least 2 percent and at most 90 percent of the picture.
+    """
     return _USABLE[0] <= mask.mean() <= _USABLE[1]
 
 
@@ -129,7 +131,16 @@ def _draw_classes(
 
 
 def synthesise(recipe: Recipe, pictures: Sequence[ObjectPicture], size: int) -> SynthesisedPicture:
-    """Make the picture of a recipe, `size` pixels a side; `pictures` are those of the recipe."""
+    """Make the picture of a recipe, with its masks and expressions.
+
+    Args:
+        recipe: the recipe.
+        pictures: the D_sem pictures that `recipe.pictures` names, in the same order.
+        size: S, the side of the synthesised picture in pixels.
+
+    Returns:
+        The picture, uint8 [S, S, 3], with the masks of its N objects, bool [N, S, S].
+    """
     make = compose if recipe.kind == "composition" else fuse
     return make(pictures, size, np.random.default_rng(recipe.seed))
 

@@ -1,7 +1,7 @@
 """Unambiguous texts about objects: absolute positions, and relations to other objects.
 
 Centres are (x, y), normalised to [0, 1] of the picture. Rivals are the other objects of the
-target's class. The margins are our choice: a word is used only where it is clearly true of the
+target's class. A word is used only where it is clearly true of the
 target and clearly false of its rivals. A position must be true of the target both within the
 picture and in comparison with its rivals.
 """
@@ -14,6 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ppt.labels.noun_phrases import POSITION_TEMPLATES, RELATION_TEMPLATES
+
+MAX_EXPRESSIONS = 3
+"""The greatest number of texts of a picture."""
 
 CLEARLY = 0.1
 """The least distance between the target and a rival along the axis of a word (our choice)."""
@@ -118,13 +121,11 @@ def describe(
     centres: np.ndarray,
     first_kind: str,
     rng: np.random.Generator,
-    *,
-    max_expressions: int = 3,
 ) -> list[RelationExpression]:
-    """Draw up to `max_expressions` unambiguous texts, each about a different object.
+    """Draw up to `MAX_EXPRESSIONS` unambiguous texts, each about a different object.
 
     After a relation, its inverse is preferred. Texts about an object that has rivals are three
-    times as probable as others (our choice).
+    times as probable as others.
 
     Args:
         class_names: the classes of the N objects.
@@ -132,11 +133,10 @@ def describe(
         first_kind: the kind of the first text, "position" or "relation". Without a text of this
             kind the result is empty.
         rng: the source of random numbers.
-        max_expressions: the greatest number of texts.
     """
     options = _options(class_names, centres)
     chosen: list[_Option] = []
-    while len(chosen) < max_expressions:
+    while len(chosen) < MAX_EXPRESSIONS:
         pool = [o for o in options if chosen or o.kind == first_kind]
         if chosen and chosen[-1].kind == "relation":
             back = (chosen[-1].landmark, chosen[-1].target)

@@ -1,7 +1,7 @@
 """A tiny CLIP and a tiny SAM for the toy world, built from open_clip and segment_anything classes.
 
 Both have the interfaces of the full-size models, so the rest of the package does not distinguish
-between them. Their sizes are our choice.
+between them.
 """
 
 from functools import partial
@@ -126,17 +126,17 @@ def tokenizer() -> WordTokenizer:
     return WordTokenizer()
 
 
-def load_clip(path: Path = WEIGHTS / "clip.safetensors") -> CLIP:
+def load_clip() -> CLIP:
     """Load the pretrained tiny CLIP and freeze it."""
-    return _frozen(build_clip(), path)
+    return _frozen(build_clip(), WEIGHTS / "clip.safetensors")
 
 
-def load_sam(path: Path = WEIGHTS / "sam.safetensors") -> Sam:
+def load_sam() -> Sam:
     """Load the pretrained tiny SAM and freeze it.
 
     Its `pixel_mean` and `pixel_std` are for pixel values in [0, 255].
     """
-    return _frozen(build_sam(), path)
+    return _frozen(build_sam(), WEIGHTS / "sam.safetensors")
 
 
 class _LocalAttentionBlock(ResidualAttentionBlock):
@@ -173,7 +173,7 @@ def _local_mask(radius: int) -> torch.Tensor:
 
 
 def _conv_stem(width: int) -> nn.Sequential:
-    """Return a stack of convolutions that replaces the 8 x 8 patch convolution (our choice).
+    """Return a stack of convolutions that replaces the 8 x 8 patch convolution.
 
     The toy world's pictures consist of edges, which such a stack learns faster.
     """

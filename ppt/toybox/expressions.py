@@ -1,7 +1,7 @@
 """Texts about a toy scene: referring expressions and captions.
 
 A referring expression is true of exactly one object, as in RefCOCO. A caption mentions some of the
-objects, as texts on the web do. There are four kinds of expressions, with wordings of our choice:
+objects, as texts on the web do. There are four kinds of expressions:
 `class` ("the car"), `colour` ("red car"), `position` ("the car on the left") and `relation` ("the
 person in green left of the red car").
 """

@@ -1,7 +1,7 @@
 """The shapes and colours of the toy world's objects; every part of an object is a polygon.
 
 Coordinates are (x, y) in the unit box of the object, with x to the right and y down. Parts are
-drawn in order, so a later part covers an earlier one. The shapes are our choice.
+drawn in order, so a later part covers an earlier one.
 """
 
 from typing import NamedTuple

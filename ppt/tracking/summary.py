@@ -192,7 +192,7 @@ def _encoded(record: RunRecord) -> dict[str, int]:
         for picture in node.read(bucket, columns=["picture"])["picture"].to_pylist()
     }
     return {
-        "encoder_calls": sum(node.info().get("encoder_calls", 0) for node in features),
+        "encoded_pictures": sum(node.counts()["pictures"]["out"] for node in features),
         "unique_pictures": len(pictures),
     }
 

@@ -6,7 +6,7 @@ low-resolution padded square.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,9 @@ from ppt.models.confidence import sample_masks
 from ppt.models.point_prompting import PointPrompting
 from ppt.training.matcher import HungarianMatcher, Match
 
+Loss = Callable[..., Tensor]
+"""A loss of masks takes `DecodedMasks`; one of points or scores takes the outputs and `Pairs`."""
+
 
 def build_criterion(training: Training) -> SetCriterion:
     """Build the criterion with the costs and weights of a configuration."""
@@ -32,8 +35,9 @@ class SetCriterion(nn.Module):
     """Matches queries with pseudo labels and sums the losses over the matched pairs.
 
     Every loss is a method of its own. The methods are listed by name in `mask_losses` and
-    `point_losses`, and their weights are fields of `LossWeights`. The mask losses decode only
-    matched queries, and at most `max_mask_prompts` of them in an iteration.
+    `point_losses`, and their weights are fields of `LossWeights`. Losses of weight 0 are not
+    computed. The mask losses decode only matched queries, and at most `max_mask_prompts` of them in
+    an iteration.
     """
 
     def __init__(
@@ -53,8 +57,11 @@ class SetCriterion(nn.Module):
         self.weights = {f"loss_{name}": weight for name, weight in weights if name != "unmatched"}
         self.unmatched = weights.unmatched
         self.max_mask_prompts = max_mask_prompts
-        self.mask_losses = {"loss_mask": self.loss_mask, "loss_dice": self.loss_dice}
-        self.point_losses = {
+        self.mask_losses: dict[str, Loss] = {
+            "loss_mask": self.loss_mask,
+            "loss_dice": self.loss_dice,
+        }
+        self.point_losses: dict[str, Loss] = {
             "loss_points": self.loss_points,
             "loss_point_labels": self.loss_point_labels,
             "loss_referent": self.loss_referent,
@@ -71,8 +78,8 @@ class SetCriterion(nn.Module):
             batch: the batch with its targets.
 
         Returns:
-            The losses by name, without their weights, each divided by the number of matched pairs
-            averaged over the workers. If its weight is above 0, `loss_aux` is the weighted sum of
+            The losses that have a weight above 0 by name, without these weights, each divided by
+            the number of matched pairs averaged over the workers. `loss_aux` is the weighted sum of
             the point losses of the levels before the last one, each of which has a matching of its
             own, as in DETR.
         """
@@ -81,19 +88,44 @@ class SetCriterion(nn.Module):
         mask_logits = _decode_all(model, outputs, batch) if self.matcher.cost_mask > 0 else None
         extent = batch.extent
         pairs = Pairs(targets, self.matcher(outputs, targets, mask_logits), extent)
-        masks = self._decode_matched(model, outputs, batch, pairs)
-        losses = {name: loss(masks) for name, loss in self.mask_losses.items()}
-        losses |= {name: loss(outputs, pairs) for name, loss in self.point_losses.items()}
+        losses: dict[str, Tensor] = {}
+        if mask_losses := self._weighted(self.mask_losses):
+            masks = self._decode_matched(model, outputs, batch, pairs)
+            losses |= {name: loss(masks) for name, loss in mask_losses.items()}
+        point_losses = self._weighted(self.point_losses)
+        losses |= {name: loss(outputs, pairs) for name, loss in point_losses.items()}
         if self.weights["loss_aux"] > 0:
             losses["loss_aux"] = outputs["pred_points"].new_zeros(())
             for level in _earlier_levels(outputs):
                 # Levels before the last have no mask losses; a mask cost uses the last one's masks.
                 of_level = Pairs(targets, self.matcher(level, targets, mask_logits), extent)
-                for name, loss in self.point_losses.items():
+                for name, loss in point_losses.items():
                     weighted = self.weights[name] * loss(level, of_level)
                     losses["loss_aux"] = losses["loss_aux"] + weighted
         num_targets = _mean_over_workers(len(pairs.query), pairs.query.device)
         return {name: loss / num_targets for name, loss in losses.items()}
+
+    def total(self, losses: dict[str, Tensor], outputs: dict[str, Tensor]) -> Tensor:
+        """Return the weighted sum of losses, a scalar.
+
+        If a loss of points or scores has no weight, the outputs are part of the sum with a factor
+        of 0: DDP waits for a gradient of every parameter, also of one that no loss reaches.
+
+        Args:
+            losses: what `forward` returned.
+            outputs: the outputs of the model for which `forward` was called.
+        """
+        total = outputs["pred_points"].new_zeros(())
+        for name, loss in losses.items():
+            total = total + self.weights[name] * loss
+        if len(self._weighted(self.point_losses)) < len(self.point_losses):
+            predicted = (value for name, value in outputs.items() if name.startswith("pred_"))
+            total = total + 0 * sum(value.sum() for value in predicted)
+        return total
+
+    def _weighted(self, losses: dict[str, Loss]) -> dict[str, Loss]:
+        """Return the losses whose weight is above 0."""
+        return {name: loss for name, loss in losses.items() if self.weights[name] > 0}
 
     # ------------------------------------------------------------ losses of points and scores
 
@@ -109,7 +141,7 @@ class SetCriterion(nn.Module):
         """Return the binary cross-entropy of the point labels r (Eq. 4), summed over the pairs.
 
         A point is labelled by the pseudo mask of its pair at the place where the point itself lies,
-        not by the target point with which it is matched (our choice).
+        not by the target point with which it is matched.
         """
         points = outputs["pred_points"][pairs.expression, pairs.query].detach()
         logits = outputs["pred_point_logits"][pairs.expression, pairs.query]

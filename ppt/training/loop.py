@@ -6,8 +6,8 @@ The runner provides the batches of a worker and keeps its checkpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,13 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ppt.batches.batch import Batch
-from ppt.config.stage_kinds import STAGE_KINDS
 from ppt.models.loaded import build_point_prompting
 from ppt.models.point_prompting import PointPrompting
 from ppt.training.checkpoint import load_checkpoint, save_checkpoint
 from ppt.training.criterion import SetCriterion, build_criterion
 from ppt.training.optim import build_optimizer, build_schedule
-from ppt.training.stage import EpochMetrics, StageTraining
+from ppt.training.stage import EpochMetrics, StageTraining, worker_class
 
 READ_EVERY = 50
 """The number of iterations after which their losses are read from the device."""
@@ -65,7 +64,7 @@ def train_one_epoch(
         batch = batch.to(device)
         outputs = model(batch)
         losses = criterion(model, outputs, batch)
-        loss = sum(criterion.weights[name] * value for name, value in losses.items())
+        loss = criterion.total(losses, outputs)
         means.add({"loss": loss, **losses})
 
         optimizer.zero_grad()
@@ -120,8 +119,12 @@ class _Means:
 class StageWorker:
     """A worker of a stage's training, with the model, the optimiser, the schedule and the history.
 
-    Subclasses implement other kinds of stages; see `ppt.config.stage_kinds`.
+    Subclasses implement other kinds of stages; see `ppt.config.stage_kinds`. A subclass raises its
+    `version` when the meaning of its code changes. The version is part of the digest of every
+    checkpoint of the kind.
     """
+
+    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -216,5 +219,4 @@ def build_worker(
     stage: StageTraining, device: torch.device | str, checkpoint: str | Path | None = None
 ) -> StageWorker:
     """Build a worker of the stage's kind; the arguments are those of `StageWorker`."""
-    module, _, class_name = STAGE_KINDS[stage.stage.kind].partition(":")
-    return getattr(import_module(module), class_name)(stage, device, checkpoint)
+    return worker_class(stage.stage.kind)(stage, device, checkpoint)

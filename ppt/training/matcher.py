@@ -1,8 +1,8 @@
 """Hungarian matching of queries and pseudo labels, and of the points within each pair.
 
-Section 3.1.2 asks for the best bipartite matching, as in DETR, without giving the costs; these are
-our choice. The points of a pseudo label are drawn at random and have no order, so the points of a
-pair are matched as well (our choice).
+Section 3.1.2 asks for the best bipartite matching, as in DETR, without giving the costs, which are
+therefore configured (`training.match_cost`). The points of a pseudo label are drawn at random and
+have no order, so the points of a pair are matched as well.
 
 Letters: B expressions, K queries, M points, G targets of a batch, P matched pairs, H4 x W4 SAM's
 low-resolution padded square.

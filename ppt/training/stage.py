@@ -11,22 +11,29 @@ import tempfile
 import time
 import uuid
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppt.batches.gather import StageReader
 from ppt.batches.sampler import LabelTable, Plan
 from ppt.config import Model, Resources, Stage, Training
+from ppt.config.stage_kinds import STAGE_KINDS
 from ppt.models.loaded import encoder_fingerprints
 from ppt.store.checkpoint_files import METADATA
 from ppt.store.checksums import CHECKSUMS, check_folder
+from ppt.store.lookup import text_encoding
 from ppt.store.nodes import Node, Store, digest_of
+
+if TYPE_CHECKING:
+    from ppt.training.loop import StageWorker
 
 VERSION = 4
 """The version of the training code, which is part of the digest of every checkpoint.
 
-Raise it when the result of training changes, for example because of the losses, the matching, the
-optimiser or the order of the batches. Checkpoints of the former version are then not reused.
+Raise it when the result of training changes for all kinds of stages, for example because of the
+losses, the matching, the optimiser or the order of the batches. Checkpoints of the former version
+are then not reused. The code of a single kind has a version of its own, `StageWorker.version`.
 """
 
 RAY_TRAIN, LOCAL_TRAIN = "ray-train", "local-train"
@@ -84,12 +91,14 @@ class StageTraining:
         spec = {
             "stage": self.name,
             "kind": self.stage.kind,
+            "kind_version": worker_class(self.stage.kind).version,
             "sources": self.stage.sources,
             "num_epochs": self.stage.num_epochs,
             "learning_rate": self.learning_rate,
             "training": self._training_spec(),
             "point_generator": self.model.point_generator.model_dump(),
             "encoders": encoder_fingerprints(self.model),
+            "words": [text_encoding(table.words) for table in self.tables],
             "seed": self.seed,
             "num_workers": self.resources.num_workers,  # determines the order of summation
         }
@@ -125,6 +134,12 @@ class StageTraining:
         node.write_manifest(
             history=history, seconds=round(seconds, 1), model=model, checksums=checksums
         )
+
+
+def worker_class(kind: str) -> type[StageWorker]:
+    """Import and return the class whose objects train stages of a kind."""
+    module, _, class_name = STAGE_KINDS[kind].partition(":")
+    return getattr(import_module(module), class_name)
 
 
 def local_folder(node: Node) -> Path:

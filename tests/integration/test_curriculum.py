@@ -46,7 +46,7 @@ def test_every_step_accounts_for_every_row(finished: RunRecord) -> None:
 
 def test_each_picture_is_encoded_once(finished: RunRecord) -> None:
     summary = summarise(finished)
-    assert summary["encoder_calls"] == summary["unique_pictures"] == 30 + 32 + 6 + 12 + 20
+    assert summary["encoded_pictures"] == summary["unique_pictures"] == 30 + 32 + 6 + 12 + 20
 
 
 def test_labels_fall_into_the_papers_sources(finished: RunRecord) -> None:

@@ -100,7 +100,8 @@ def test_two_actors_are_one_process(pool: ActorPool, finished: RunRecord, tmp_pa
 def test_an_empty_prediction_counts_as_0(finished: RunRecord, tmp_path: Path) -> None:
     """CLIP sees nothing anywhere: no points, no mask, and every sentence is still there."""
     split, curriculum = split_of(finished, "evaluation"), small(tmp_path)
-    blind = Store(str(tmp_path)).node("phrases", "blind", buckets=split.phrases.num_buckets)
+    buckets = split.phrases.num_buckets
+    blind = Store(str(tmp_path)).node("phrases", {"blind": True}, buckets=buckets)
     for bucket in range(blind.num_buckets):
         table = mapped(split.phrases, bucket)
         field = table.schema.field("embedding")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from common import QUICKSTART, SMALL, here, nodes_of, run_here, small
+from common import QUICKSTART, ROOT, SMALL, here, nodes_of, run_here, small
 from typer.testing import CliRunner
 
 from jobs.cli import app
@@ -17,7 +19,9 @@ from ppt.steps.local_runner import LocalRunner
 from ppt.store.checkpoint_files import GENERATOR, METADATA, OPTIMIZER
 from ppt.store.nodes import Node
 from ppt.tracking.record import RunRecord
+from ppt.training import loop
 from ppt.training import stage as training_stage
+from ppt.training.loop import train_one_epoch
 from ppt.training.stage import EpochMetrics, StageTraining, epochs_trained
 
 CHECKPOINT = (GENERATOR, OPTIMIZER, METADATA)
@@ -57,9 +61,12 @@ FOLLOWING = ("ris_joint", "domain_refinement")
 
 
 def test_a_stage_again_and_all_that_follows_from_it(finished: RunRecord, copied: Path) -> None:
+    for name in ("ris_joint", "domain_refinement"):  # neither training is gone on with
+        unfinished = copied / "local-train" / finished.stage(name).checkpoint.digest
+        (unfinished / "epoch-0001").mkdir(parents=True)
+    selected = finished.selected[-1]  # what follows may be half done, too
+    (copied / "store" / selected.kind / selected.digest / "manifest.json").unlink()
     before = written(copied, finished)
-    unfinished = copied / "local-train" / finished.stage("ris_joint").checkpoint.digest
-    (unfinished / "epoch-0001").mkdir(parents=True)  # it is not gone on with
     command = ["train", str(QUICKSTART), *SMALL, f"store={copied}", "--local"]
     result = CliRunner().invoke(app, [*command, "--again", "ris_joint"])
     assert result.exit_code == 0, result.output
@@ -140,6 +147,34 @@ def test_a_training_that_was_interrupted_ends_in_the_same_bytes(
     for again, stage in zip(record.stages[1:], stages, strict=True):
         assert content(again.checkpoint) == content(stage.checkpoint), stage.name
     assert not list((copied / "local-train").iterdir())
+
+
+WRAPPERS = {"ppt/steps/runner.py", "ppt/steps/uses.py"}
+"""Files with runners that leave the work to another runner, such as `Repairing` and `Noting`."""
+
+
+def test_from_the_command_to_the_training_iteration_in_four_files(
+    finished: RunRecord, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(copied / "store" / "checkpoints" / finished.stages[-1].checkpoint.digest)
+    stacks = []
+
+    def recorded(*args: Any, **kwargs: Any) -> dict[str, float]:
+        stacks.append(traceback.extract_stack())
+        return train_one_epoch(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_one_epoch", recorded)
+    command = ["train", str(QUICKSTART), *SMALL, f"store={copied}", "--local"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    (stack,) = stacks
+    paths = [Path(frame.filename) for frame in stack]
+    inside = [str(path.relative_to(ROOT)) for path in paths if path.is_relative_to(ROOT)]
+    files = [path for path in dict.fromkeys(inside) if path.startswith(("jobs/", "ppt/"))]
+    assert [file for file in files[files.index("jobs/train.py") :] if file not in WRAPPERS] == [
+        *("jobs/train.py", "ppt/curriculum/run.py"),
+        *("ppt/steps/local_runner.py", "ppt/training/loop.py"),
+    ]
 
 
 def test_a_local_run_trains_with_one_worker(finished: RunRecord, store: Path) -> None:

@@ -224,9 +224,7 @@ def _write_features(store: Store, name: str, keys: list[str]) -> Node:
         column = to_tensors(tokens)
         table = pa.Table.from_arrays([pa.array(mine, pa.string()), column], schema=schema)
         counts = {"pictures": Count(len(mine), len(mine))}
-        node.write_bucket(
-            bucket, BucketOutput({"data": table}, counts, {"encoder_calls": len(mine)})
-        )
+        node.write_bucket(bucket, BucketOutput({"data": table}, counts))
     node.write_manifest()
     return node
 

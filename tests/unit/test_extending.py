@@ -137,7 +137,7 @@ def test_a_new_data_set(tmp_path: Path, phrasecut: None) -> None:
 def test_what_is_wrong_with_a_new_data_set_is_named(tmp_path: Path, phrasecut: None) -> None:
     quickstart = ROOT / "curricula" / "quickstart.yaml"
     group = f"{{format: phrasecut, root: {tmp_path}, split: val}}"
-    with pytest.raises(FileNotFoundError, match="refer_val.json': set `root` and `split`"):
+    with pytest.raises(ValueError, match=r"PhraseCut in '.*refer_val.json' \(FileNotFoundError"):
         load_curriculum(quickstart, [f"data.referring={group}"]).data.referring.open()
     with pytest.raises(ConfigError, match="data.referring.root is missing"):
         load_curriculum(quickstart, ["data.referring={format: phrasecut}"])
@@ -152,7 +152,8 @@ def test_an_index_of_another_form_is_told_in_a_line(tmp_path: Path, phrasecut: N
     data = load_curriculum(ROOT / "curricula" / "quickstart.yaml", roles).data
     with pytest.raises(ConfigError) as caught:
         check_data_sets(data)
-    told = "cannot be opened (KeyError: 'task_id')"
+    index = str(tmp_path / "refer_train.json")
+    told = f"no index of PhraseCut in {index!r} (KeyError('task_id'))"
     assert str(caught.value) == f"data.referring: {told}\ndata.validation: {told}"
 
 
@@ -205,7 +206,7 @@ def test_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """The example's module, registered by the example's line."""
-    module = types.ModuleType("ppt.training.averaged_teacher")
+    module = types.ModuleType("ppt.training.mean_teacher")
     code, line = blocks("A new kind of stage")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(code, vars(module))
@@ -217,14 +218,18 @@ def teacher(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 def test_a_kind_of_stage(
     teacher: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a decay of 0 the average is the last parameters: the standard kind, bit for bit."""
+    """A mean teacher without decay and without its loss is the standard kind, bit for bit."""
     standard = _trained(tmp_path, "standard")
-    averaged = _trained(tmp_path, "averaged_teacher")
-    assert averaged.digest != standard.digest
-    found = [_generator(standard), _generator(averaged)]
-    averaged.remove()
-    monkeypatch.setattr(teacher.AveragedTeacher, "decay", 0.0)
-    found.append(_generator(_trained(tmp_path, "averaged_teacher")))
+    taught = _trained(tmp_path, "mean_teacher")
+    assert taught.digest != standard.digest
+    assert all(epoch["loss_teacher"] > 0 for epoch in taught.manifest()["history"])
+    found = [_generator(standard), _generator(taught)]
+    monkeypatch.setattr(teacher.MeanTeacher, "version", 2)
+    monkeypatch.setattr(teacher.MeanTeacher, "decay", 0.0)
+    monkeypatch.setattr(teacher.TeacherCriterion, "weight", 0.0)
+    untaught = _trained(tmp_path, "mean_teacher")
+    assert untaught.digest != taught.digest
+    found.append(_generator(untaught))
     for name, value in found[0].items():
         assert torch.equal(found[2][name], value)
     assert any(not torch.equal(found[1][name], value) for name, value in found[0].items())

@@ -28,9 +28,6 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = 0.15
 """The largest share of the package's lines that a room may have."""
 
-SAME_NAME = {"__init__"} | {path.stem for path in (ROOT / "jobs").glob("*.py")}
-"""Names that may occur twice: a step is named as the command that runs it."""
-
 
 def _imports(path: Path) -> set[str]:
     """Every module or name that a file imports, at any depth of its code."""
@@ -77,19 +74,9 @@ def test_at_most_two_files_lie_outside_of_rooms() -> None:
 
 
 def test_no_two_files_have_one_name() -> None:
-    names = Counter(path.stem for path in FILES if path.stem not in SAME_NAME)
+    """Only a command in `jobs/` may have the name of a file of the package, as of its step."""
+    names = Counter(path.stem for path in FILES if path.stem != "__init__")
     assert [name for name, number in names.items() if number > 1] == []
-
-
-def test_from_the_command_to_the_training_step_in_four_files() -> None:
-    """The command calls the driver, the driver its runner's `train`, and that the training loop."""
-    driver = PACKAGE / "curriculum" / "run.py"
-    assert "ppt.curriculum.run.run_curriculum" in _imports(ROOT / "jobs" / "train.py")
-    assert "ppt.steps.runner.Runner" in _imports(driver)
-    assert "runner.train(" in driver.read_text()
-    for runner in ("distributed/ray_runner.py", "steps/local_runner.py"):
-        assert "def train(" in (PACKAGE / runner).read_text()
-        assert "ppt.training.loop.StageWorker" in _imports(PACKAGE / runner)
 
 
 WITH_TRUTH = {"prepare", "evaluate", "label_quality"}

@@ -194,3 +194,33 @@ def test_targets_are_counted_over_all_workers(outputs, monkeypatch):
     together = SetCriterion(MatchCost(), LossWeights())(model, outputs, batch)
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value * 2 / 3)
+
+
+def test_losses_without_weight_are_not_computed(outputs):
+    model = DrawnMasks(torch.zeros(2, 2, LOW_RES, LOW_RES))
+    batch = make_batch([one_target(), one_target()])
+    plain = SetCriterion(MatchCost(), LossWeights())(model, outputs, batch)
+    model.decoded.clear()
+    weights = LossWeights(mask=0, dice=0, point_labels=0, aux=1)
+    criterion = SetCriterion(MatchCost(), weights)
+    deep = outputs | {f"aux_{name}": torch.stack([value]) for name, value in outputs.items()}
+    losses = criterion(model, deep, batch)
+    assert not model.decoded
+    assert losses.keys() == {"loss_points", "loss_referent", "loss_aux"}
+    torch.testing.assert_close(losses["loss_points"], plain["loss_points"])
+    aux = weights.points * plain["loss_points"] + weights.referent * plain["loss_referent"]
+    torch.testing.assert_close(losses["loss_aux"], aux)
+    torch.testing.assert_close(criterion.total(losses, deep), 2 * aux)
+
+
+def test_every_output_has_a_gradient_whatever_the_weights(outputs):
+    """DDP waits for it, also where no loss has a weight."""
+    model, batch = DrawnMasks(torch.zeros(2, 2, LOW_RES, LOW_RES)), make_batch([one_target()] * 2)
+    for weights, moved in (
+        (LossWeights(point_labels=0), {"pred_points", "pred_referent_logits"}),
+        (LossWeights(mask=0, dice=0, points=0, point_labels=0, referent=0), set()),
+    ):
+        leaves = {name: value.clone().requires_grad_() for name, value in outputs.items()}
+        criterion = SetCriterion(MatchCost(), weights)
+        criterion.total(criterion(model, leaves, batch), leaves).backward()
+        assert {name for name, leaf in leaves.items() if leaf.grad.any()} == moved

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,11 +15,13 @@ from PIL import Image
 from ppt.config import ConfigError, load_curriculum
 from ppt.curriculum.inputs import DATA, SPLITS, prepare
 from ppt.curriculum.run import make_inputs
-from ppt.data.toybox import ToyboxObjectSource
+from ppt.data.source import RawMask, Rejected
+from ppt.data.toybox import ToyboxObjectSource, ToyboxScenes, ToyboxSceneSource
 from ppt.images.masks import decode_rle
 from ppt.steps.local_runner import LocalRunner
-from ppt.steps.prepare import PrepareGroundTruth
+from ppt.steps.prepare import PrepareGroundTruth, PrepareSamples
 from ppt.store.nodes import Store
+from ppt.toybox.world import IMAGE_SIZE
 from ppt.tracking.record import RunRecord
 
 QUICKSTART = Path(__file__).parents[2] / "curricula" / "quickstart.yaml"
@@ -77,6 +81,34 @@ def test_one_usable_mask_is_enough(tmp_path: Path) -> None:
     assert counts == {"in": 2, "out": 1, "quarantined": 1}
 
 
+class _BrokenMasks(ToyboxSceneSource):
+    """Scenes whose first mask lacks two rows and whose second mask is empty."""
+
+    def read_ground_truth(self, key: str) -> tuple[list[RawMask], list[Rejected]]:
+        (first, second), _ = super().read_ground_truth(key)
+        nothing = np.zeros_like(second.mask)
+        return [replace(first, mask=first.mask[2:]), replace(second, mask=nothing)], []
+
+
+class BrokenMasks(ToyboxScenes):
+    def open(self) -> ToyboxSceneSource:
+        return _BrokenMasks(self)
+
+
+def test_masks_of_another_size_and_empty_ones_are_quarantined(tmp_path: Path) -> None:
+    runner, _ = run_with(tmp_path)
+    data = BrokenMasks(format="toybox_scenes", num_pictures=3, seed=1)
+    samples = runner.run(PrepareSamples(data, 2, "evaluation"))
+    truth = runner.run(PrepareGroundTruth(data, samples, "evaluation"))
+    assert truth.counts()["expressions"] == {"in": 6, "out": 0, "quarantined": 6}
+    reasons = Counter(row["reason"] for row in truth.quarantine().to_pylist())
+    side = IMAGE_SIZE
+    assert reasons == {
+        f"its mask is of shape [{side - 2}, {side}], its picture [{side}, {side}]": 3,
+        "its mask covers no pixel of the picture": 3,
+    }
+
+
 def test_reasons_are_lines_that_a_terminal_can_show(tmp_path: Path) -> None:
     names = ["x" * 40_000 + ".png", "two\nlines.png", "\x1b[31mred.png"]
     rows = [{"expression": f"thing {i}", "picture": name} for i, name in enumerate(names)]
@@ -98,7 +130,8 @@ def test_the_truth_of_object_centric_pictures_is_flipped_as_they_are(tmp_path: P
     prepare(*run, ["object_centric"])
     runner, record = run
     data = record.curriculum.data.object_centric
-    truth = runner.run(PrepareGroundTruth(data, 2, "object_centric", object_centric=True))
+    samples = record.data["object_centric"].samples
+    truth = runner.run(PrepareGroundTruth(data, samples, "object_centric", object_centric=True))
     truths = {row["picture"]: row for row in truth.read_all().to_pylist()}
     flipped = 0
     for sample in record.data["object_centric"].samples.read_all().to_pylist():
@@ -112,3 +145,22 @@ def test_the_truth_of_object_centric_pictures_is_flipped_as_they_are(tmp_path: P
         found = decode_rle(row["mask"], row["height"], row["width"])
         assert (found == (mask[:, ::-1] if mirrored else mask)).all()
     assert 0 < flipped < 12 and not truths
+
+
+def test_a_source_without_samples_ends_the_run_before_anything_is_trained(tmp_path: Path) -> None:
+    """The only sentence of H has one noun phrase and so one candidate: H_ref is empty."""
+    run = run_with(
+        tmp_path,
+        f"data.referring={table(tmp_path, {'expression': 'the thing'})}",
+        *("data.object_centric.num_pictures=8", "synthesis.num_pictures=8"),
+        "labels.max_instances=1",
+    )
+    with pytest.raises(ConfigError) as error:
+        make_inputs(*run)
+    told = str(error.value).splitlines()
+    assert [line.partition(": ")[0] for line in told] == [
+        "stages.ris_joint.sources.h_ref",
+        "stages.domain_refinement.sources.h_ref",
+    ]
+    assert "no sample of h_ref is left: remove this source, or give" in told[0]
+    assert not run[1].data["evaluation"].has("features")

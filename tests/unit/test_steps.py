@@ -27,6 +27,7 @@ from ppt.config import (
     Synthesis,
     Training,
 )
+from ppt.config.stage_kinds import STAGE_KINDS
 from ppt.data.toybox import ToyboxScenes
 from ppt.evaluation.protocols import Protocol
 from ppt.models import loaded
@@ -46,6 +47,7 @@ from ppt.steps.synthesise import Synthesise
 from ppt.steps.whole_expression import ReferByWholeExpression
 from ppt.store.nodes import Node, Store, digest_of
 from ppt.training import stage as training_stage
+from ppt.training.loop import StageWorker
 from ppt.training.stage import StageTraining
 
 STORE = Store("memory://steps")
@@ -71,7 +73,7 @@ SPLIT = EvaluationSplit(SAMPLES, FEATURES, WORDS, PHRASES, TRUTH)
 
 EXAMPLES: list[Step] = [
     PrepareSamples(SCENES, 2, "referring"),
-    PrepareGroundTruth(SCENES, 2, "evaluation"),
+    PrepareGroundTruth(SCENES, SAMPLES, "evaluation"),
     EncodePictures(SAMPLES, MODEL, "referring"),
     EncodeSurgeryTokens(SAMPLES, MODEL.clip, "evaluation"),
     EncodeWords.of(["a car", "a dog"], MODEL.clip, 2, "referring"),
@@ -114,19 +116,25 @@ STAGE = StageTraining(
 FOR_PEOPLE = {"name", "round"}
 """Fields of steps that only progress bars show."""
 
-OF_TEXTS = "what is read from it is a function of the encoder and the texts, which are covered"
+OF_PHRASES = "the phrases were encoded with these templates"
 OF_CHECKPOINT = "the checkpoint was trained with this model"
 OF_FEATURES = "the features were made with these encoders"
 NOT_COVERED = {
-    LabelObjectCentric: {"phrases": OF_TEXTS, "model.point_generator": "labels need none"},
+    LabelObjectCentric: {
+        "model.clip.templates": OF_PHRASES,
+        "model.point_generator": "labels need none",
+    },
     LabelReferring: {
-        "phrases": OF_TEXTS,
+        "model.clip.templates": OF_PHRASES,
         "model.point_generator": "labels need none",
         "labels.object_centric": "is of the other step",
         "labels.referring": "is the field `recipe`",
         "labels.unselected": "is a step of its own",
     },
-    ReferByWholeExpression: {"phrases": OF_TEXTS, "model.point_generator": "labels need none"},
+    ReferByWholeExpression: {
+        "model.clip.templates": OF_PHRASES,
+        "model.point_generator": "labels need none",
+    },
     EncodePictures: {
         "model.clip.templates": "are of texts",
         "model.point_generator": "features need none",
@@ -134,19 +142,14 @@ NOT_COVERED = {
     EncodeSurgeryTokens: {"clip.templates": "are of texts"},
     EncodeWords: {"clip.templates": "phrases alone are put into them"},
     SelectReferents: {
-        "before.words": OF_TEXTS,
         "before.table": "the labels of H are the only table of their node",
         "model": OF_CHECKPOINT,
     },
-    GatherEvidence: {"words": OF_TEXTS, "phrases": OF_TEXTS, "model": OF_CHECKPOINT},
-    EvaluateCheckpoint: {
-        "split.words": OF_TEXTS,
-        "split.phrases": OF_TEXTS,
-        "model": OF_CHECKPOINT,
-    },
+    GatherEvidence: {"model": OF_CHECKPOINT},
+    EvaluateCheckpoint: {"model": OF_CHECKPOINT},
     EvaluateRecipe: {
-        "split.words": OF_TEXTS,
-        "split.phrases": OF_TEXTS,
+        "split.words": "a baseline reads none",
+        "model.clip.templates": OF_PHRASES,
         "model.clip.name": OF_FEATURES,
         "model.clip.weights": OF_FEATURES,
         "model.clip.image_size": OF_FEATURES,
@@ -156,7 +159,6 @@ NOT_COVERED = {
         "model.point_generator": "a baseline has none",
     },
     AgreeWithLabels: {
-        "labels.words": OF_TEXTS,
         "labels.table": "as of Select",
         "model": OF_CHECKPOINT,
     },
@@ -168,7 +170,6 @@ NOT_COVERED = {
     StageTraining: {
         "stage.select": "the labels are covered",
         "stage.rounds": "each round has a name of its own",
-        "tables.0.words": OF_TEXTS,
         "tables.0.table": "a node's labels are in one table, and the node is covered",
         "model.clip.templates": "features need none",
         **{
@@ -233,7 +234,8 @@ def others(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def nets_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nets that nobody has are told apart by their names alone."""
+    """Nets that nobody has are told apart by their names alone; there are two kinds of stages."""
+    monkeypatch.setitem(STAGE_KINDS, "another", STAGE_KINDS["standard"])
 
     def known(build: Any) -> Any:
         def fingerprinted(config: Any) -> Any:
@@ -297,7 +299,10 @@ def test_a_raised_version_of_the_training_is_another_digest(
 ) -> None:
     digest = STAGE.node(STORE).digest
     monkeypatch.setattr(training_stage, "VERSION", training_stage.VERSION + 1)
-    assert STAGE.node(STORE).digest != digest
+    raised = STAGE.node(STORE).digest
+    assert raised != digest
+    monkeypatch.setattr(StageWorker, "version", StageWorker.version + 1)  # that of the kind
+    assert STAGE.node(STORE).digest not in (raised, digest)
 
 
 def test_texts_in_any_order_are_one_step() -> None:
@@ -309,3 +314,46 @@ def test_texts_in_any_order_are_one_step() -> None:
     assert EncodeWords.of(["a dog", "a car"], MODEL.clip, 3, "h").node(STORE).digest not in {
         step.node(STORE).digest for step in steps
     }
+
+
+def with_texts(value: Any, encoded: Node) -> Any:
+    """A step or a training that looks up its texts in `encoded` instead of its own table."""
+    if isinstance(value, Node):
+        return encoded if value.kind == encoded.kind else value
+    if isinstance(value, tuple):
+        return tuple(with_texts(item, encoded) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return replace(value, **{n: with_texts(field, encoded) for n, field in fields.items()})
+    return value
+
+
+READERS = {
+    EncodeWords: {
+        *(SelectReferents, GatherEvidence, EvaluateCheckpoint, AgreeWithLabels),
+        StageTraining,
+    },
+    EncodePhrases: {
+        *(LabelObjectCentric, LabelReferring, ReferByWholeExpression),
+        *(GatherEvidence, EvaluateCheckpoint, EvaluateRecipe),
+    },
+}
+"""By the step that encodes texts, all that looks its texts up."""
+
+
+@pytest.mark.parametrize("step", READERS, ids=lambda step: step.__name__)
+def test_how_texts_are_encoded_is_part_of_the_digest_of_all_that_reads_them(
+    step: type[EncodeWords | EncodePhrases], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digests(*texts: str, buckets: int = 2) -> dict[type, str]:
+        encoded = step.of(texts, MODEL.clip, buckets, "h").node(STORE)
+        return {
+            type(made): with_texts(made, encoded).node(STORE).digest for made in [*EXAMPLES, STAGE]
+        }
+
+    before = digests("a car")
+    assert digests("a car", "a dog", buckets=3) == before  # the other texts do not matter
+    monkeypatch.setattr(step, "version", step.version + 1)
+    after = digests("a car")
+    changed = {made for made, digest in after.items() if digest != before[made]}
+    assert changed == {step, *READERS[step]}

@@ -36,15 +36,15 @@ def test_a_digest_covers_spec_parents_and_kind(tmp_path: Path) -> None:
 def test_a_node_is_complete_with_every_bucket_and_its_manifest(tmp_path: Path, kind: str) -> None:
     node = Store(str(tmp_path)).node(kind, {}, buckets=2)
     assert node.missing_buckets() == [0, 1]
-    node.write_bucket(1, _output([3], encoder_calls=1))
+    node.write_bucket(1, _output([3], cars=1))
     assert node.missing_buckets() == [0]
-    node.write_bucket(0, _output([1, 2], encoder_calls=2))
+    node.write_bucket(0, _output([1, 2], cars=2))
     assert not node.is_complete()
     node.write_manifest()
     assert node.is_complete()
     assert node.read_all()["value"].to_pylist() == [1, 2, 3]
     assert node.counts() == {"rows": {"in": 3, "out": 3, "quarantined": 0}}
-    assert node.info() == {"encoder_calls": 3}
+    assert node.info() == {"cars": 3}
     assert json.loads(Path(node.path("manifest.json")).read_text())["counts"] == node.counts()
 
 

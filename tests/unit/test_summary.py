@@ -85,7 +85,7 @@ def test_counts_add_up(record: RunRecord) -> None:
         assert count["in"] == count["out"] + count["quarantined"]
     # d_ref's labels stand in the node of its samples: one step, counted once.
     assert not any(name.startswith("label.d_ref") for name in counts)
-    assert summary["encoder_calls"] == summary["unique_pictures"] == 3 * 3
+    assert summary["encoded_pictures"] == summary["unique_pictures"] == 3 * 3
 
 
 def test_quarantine_rows(record: RunRecord) -> None:
