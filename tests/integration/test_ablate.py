@@ -36,7 +36,7 @@ def write_rows(folder: Path, *numbers: int) -> Path:
     folder.mkdir()
     for number in numbers:
         text = (ROWS / f"row{number}.yaml").read_text()
-        text = text.replace("base: ../quickstart.yaml", f"base: {QUICKSTART}")
+        text = text.replace("base: ../../quickstart.yaml", f"base: {QUICKSTART}")
         (folder / f"row{number}.yaml").write_text(text)
     return folder
 
