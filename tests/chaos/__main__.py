@@ -362,8 +362,8 @@ def _import_all() -> None:
     """Import what a local run needs, for the forks of this process."""
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
-    import jobs.cli  # noqa: F401
     import ppt.curriculum.run
+    import ppt.jobs.cli
     import ppt.steps.local_runner
     import ppt.tracking.summary  # noqa: F401
 

@@ -69,7 +69,7 @@ def in_fork(arguments: list[str], plan: dict[str, Any], folder: Path) -> Wait:
             os.dup2(write, 2)
             os.environ.update(environment)
             install()
-            from jobs.cli import app
+            from ppt.jobs.cli import app
 
             app(arguments, prog_name="ppt")
         except SystemExit as end:
@@ -103,7 +103,7 @@ def in_process(arguments: list[str], plan: dict[str, Any], folder: Path) -> Wait
     log = Path(name)
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *arguments],
+            [sys.executable, "-m", "ppt.jobs.cli", *arguments],
             env=environment,
             stdout=file,
             stderr=file,

@@ -116,7 +116,7 @@ def test_a_run_goes_on_when_nodes_are_lost(nodes: Cluster, tmp_path: Path) -> No
         # Train believes for up to 20 s in a node that is gone, and waits so long for it.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     }
-    command = [sys.executable, "-m", "jobs.train", str(path), f"store={tmp_path}"]
+    command = [sys.executable, "-m", "ppt.jobs.train", str(path), f"store={tmp_path}"]
     with log.open("w") as file:
         run = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT

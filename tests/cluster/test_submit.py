@@ -20,8 +20,8 @@ from click.testing import Result
 from ray._private.runtime_env.packaging import create_package
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.distributed import submission as jobs
+from ppt.jobs.cli import app
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "curricula/quickstart.yaml"
@@ -149,7 +149,7 @@ def test_ctrl_c_leaves_the_job_running_and_stop_stops_it(address: str, tmp_path:
     many = [*FEW, "data.referring.num_pictures=100000", f"store={tmp_path}"]
     name = _start(address, "prepare", QUICKSTART, *many, "--local")
     follower = subprocess.Popen(
-        [sys.executable, "-m", "jobs.submit", "--address", address, "--follow", name],
+        [sys.executable, "-m", "ppt.jobs.submit", "--address", address, "--follow", name],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -16,8 +16,8 @@ import typer
 from hypothesis.strategies import SearchStrategy
 from typer.testing import CliRunner, Result
 
-from jobs.common import command
 from ppt.config import ConfigError
+from ppt.jobs.common import command
 
 CASE = "case.pickle"
 """The file beside the input that holds what the check needs to know of it."""
@@ -134,7 +134,7 @@ def told(error: ConfigError) -> Outcome:
 
 def ppt(*arguments: str) -> Result:
     """Run a command in this process; anything but its own exit codes is an error."""
-    from jobs.cli import app
+    from ppt.jobs.cli import app
 
     result = CliRunner().invoke(app, arguments)
     if result.exception and not isinstance(result.exception, SystemExit):

@@ -24,7 +24,7 @@ SECONDS = 10.0
 MEMORY = 6 * 2**30
 """The bytes of address space that an input may take beside what the libraries have."""
 
-PRELOADED = ["fuzz.kinds", "jobs.cli", "ppt.curriculum.run"]
+PRELOADED = ["fuzz.kinds", "ppt.jobs.cli", "ppt.curriculum.run"]
 """What every child process needs is imported once, by the server from which it is forked."""
 
 

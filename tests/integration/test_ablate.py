@@ -15,9 +15,9 @@ from common import QUICKSTART, ROOT, SMALL, TINY, here, run_here
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import load_row
 from ppt.experiments.ablation import load_rows, run_ablation
+from ppt.jobs.cli import app
 from ppt.store.nodes import Node, Store
 from ppt.tracking.record import RunRecord
 

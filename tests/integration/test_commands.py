@@ -11,7 +11,7 @@ import pytest
 from common import ROOT
 from typer.testing import CliRunner
 
-from jobs.cli import app
+from ppt.jobs.cli import app
 
 QUICKSTART = str(ROOT / "curricula" / "quickstart.yaml")
 PHOTOS = str(ROOT / "curricula" / "photos.yaml")
@@ -78,7 +78,7 @@ def test_help_names_every_command_and_how_to_override() -> None:
 def test_each_command_is_a_module_too() -> None:
     for name in ("prepare", "train"):
         done = subprocess.run(
-            [sys.executable, "-m", f"jobs.{name}", "nowhere.yaml"],
+            [sys.executable, "-m", f"ppt.jobs.{name}", "nowhere.yaml"],
             cwd=ROOT,
             env={**os.environ, "COLUMNS": "200"},
             capture_output=True,
@@ -112,7 +112,7 @@ def test_help_and_mistakes_import_nothing_heavy(
     """Each of these libraries takes up to seconds; help and a mistake are told at once."""
     program = (
         "import sys\n"
-        "from jobs.cli import app\n"
+        "from ppt.jobs.cli import app\n"
         "try:\n"
         f"    app({arguments!r})\n"
         "except SystemExit as end:\n"

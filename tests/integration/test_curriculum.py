@@ -10,9 +10,9 @@ from common import QUICKSTART, SMALL, figures, here, nodes_of, run_here, small
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import ConfigError
 from ppt.curriculum.finished import select_after
+from ppt.jobs.cli import app
 from ppt.tracking.record import RunRecord
 from ppt.tracking.summary import summarise
 

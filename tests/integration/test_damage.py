@@ -13,9 +13,9 @@ import pytest
 from common import TINY, nodes_of, run_here, tiny
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import ConfigError, Curriculum
 from ppt.curriculum.run import run_curriculum
+from ppt.jobs.cli import app
 from ppt.steps.local_runner import LocalRunner
 from ppt.steps.runner import forget_read
 from ppt.steps.step import Step

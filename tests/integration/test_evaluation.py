@@ -14,12 +14,12 @@ from PIL import Image
 from pycocotools import mask as coco
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import ConfigError
 from ppt.curriculum.finished import evaluate_curriculum
 from ppt.curriculum.inputs import split_of
 from ppt.distributed.actors import ActorPool
 from ppt.evaluation.protocols import OURS
+from ppt.jobs.cli import app
 from ppt.models.confidence import fit_calibration
 from ppt.serving.stored_checkpoint import open_checkpoint
 from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, metrics_of

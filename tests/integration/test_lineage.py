@@ -11,9 +11,9 @@ import pytest
 from common import here, nodes_of, run_here, small, tiny
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import Curriculum
 from ppt.curriculum.finished import evaluate_curriculum
+from ppt.jobs.cli import app
 from ppt.serving.predictor import Predictor
 from ppt.steps.uses import uses_of
 from ppt.store.nodes import BucketOutput, Count, Node, Store
@@ -55,7 +55,7 @@ def written(node: Node) -> Node:
 def test_show_leads_back_to_the_raw_data(
     tiny_run: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.common.FILE_WIDTH", 5_000)
+    monkeypatch.setattr("ppt.jobs.common.FILE_WIDTH", 5_000)
     store, nodes = tiny_run.curriculum.store, nodes_of(tiny_run)
     checkpoint = nodes["checkpoints.ris_joint"]
     code, told, _ = ppt("show", checkpoint.digest[:12].upper(), "--store", store)
@@ -198,7 +198,7 @@ def test_gc_removes_nothing_where_it_cannot_know(curriculum: Curriculum, tmp_pat
 
 
 def test_a_store_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.common.FILE_WIDTH", 500)
+    monkeypatch.setattr("ppt.jobs.common.FILE_WIDTH", 500)
     url = "memory://ppt-lineage"
     store = Store(url)
     used = written(store.node("samples", {"seed": 1}, buckets=1))

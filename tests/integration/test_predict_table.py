@@ -13,9 +13,9 @@ from PIL import Image
 from pycocotools import mask as coco
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.images.masks import decode_rle, iou
 from ppt.images.pictures import check_picture
+from ppt.jobs.cli import app
 from ppt.serving.predict_table import predict_table
 from ppt.serving.predictor import Predictor
 from ppt.serving.stored_checkpoint import open_checkpoint

@@ -69,7 +69,14 @@ def killed(tiny_run: RunRecord, remote: Path) -> Killed:
         copy = Path(tempfile.gettempdir(), "ppt-cache", node.kind, node.digest)
         shutil.rmtree(copy, ignore_errors=True)
     url = f"dir://bucket::file://{remote}"
-    command = [sys.executable, "-m", "jobs.train", str(two_stages(remote)), *TINY, f"store={url}"]
+    command = [
+        sys.executable,
+        "-m",
+        "ppt.jobs.train",
+        str(two_stages(remote)),
+        *TINY,
+        f"store={url}",
+    ]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True

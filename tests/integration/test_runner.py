@@ -12,9 +12,9 @@ import pytest
 from common import QUICKSTART, ROOT, SMALL, here, nodes_of, run_here, small
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import ConfigError
 from ppt.curriculum.run import run_curriculum, run_curriculum_again
+from ppt.jobs.cli import app
 from ppt.steps.local_runner import LocalRunner
 from ppt.store.checkpoint_files import GENERATOR, METADATA, OPTIMIZER
 from ppt.store.nodes import Node

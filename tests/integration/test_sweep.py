@@ -115,7 +115,7 @@ def test_a_killed_sweep_is_resumed_to_the_same_table(swept: SweepRecord, folder:
     """Another sweep of the same trials, killed when one has ended; nothing is left to train."""
     path = written(folder, "again", max_concurrent=1)
     overrides = [*TINY[1:], f"store={folder / 'runs'}"]
-    command = [sys.executable, "-m", "jobs.sweep", str(path), *overrides]
+    command = [sys.executable, "-m", "ppt.jobs.sweep", str(path), *overrides]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True

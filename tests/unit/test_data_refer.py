@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import load_curriculum
 from ppt.curriculum.inputs import prepare
 from ppt.data.refer import ReferData, ReferSource
 from ppt.data.refer_index import read_refs
 from ppt.images.masks import encode_rle
 from ppt.images.pictures import UnreadablePicture, check_picture
+from ppt.jobs.cli import app
 from ppt.steps.local_runner import LocalRunner
 from ppt.store.nodes import Store
 from ppt.tracking.record import RunRecord

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import typer
 
-from jobs.common import command
+from ppt.jobs.common import command
 from ppt.store.disk import disk_fault, replacing
 from ppt.store.nodes import BucketOutput, Store
 

@@ -21,11 +21,11 @@ from PIL import Image
 from segment_anything import sam_model_registry
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import load_curriculum
 from ppt.doctor import Check, cost, data_sets, encoders, examine, examine_machine, machine
 from ppt.doctor.cost import estimate, memory_to_encode, row_bytes
 from ppt.doctor.data_sets import check_data
+from ppt.jobs.cli import app
 from ppt.models.build import (
     build_image_text_encoder,
     build_segmenter,

@@ -8,11 +8,11 @@ import pytest
 from common import ROOT
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import ConfigError, find_curriculum, load_curriculum
 from ppt.config.named import CURRICULA
 from ppt.experiments.ablation import load_rows
 from ppt.experiments.sweep import load_sweep
+from ppt.jobs.cli import app
 
 
 @pytest.fixture(autouse=True)

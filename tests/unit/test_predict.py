@@ -15,10 +15,10 @@ from PIL import Image
 from pycocotools import mask as coco
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import ClipConfig, ConfigError, Model, PointGeneratorConfig, SamConfig
 from ppt.images.drawing import overlay
 from ppt.images.pictures import UnreadablePicture
+from ppt.jobs.cli import app
 from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
 from ppt.serving.predict_table import read_table
 from ppt.serving.predictor import Predictor, save_mask

@@ -8,11 +8,11 @@ import pytest
 from common import ROOT
 from typer.testing import CliRunner
 
-from jobs.cli import app
 from ppt.config import load_curriculum
 from ppt.config.load import load_with_origins
 from ppt.config.named import CURRICULA
 from ppt.config.reference import Key, curriculum_text, keys_of, reference_page
+from ppt.jobs.cli import app
 
 ROOTS = [f"data.{d}.root=DATA" for d in ("referring", "validation", "evaluation", "object_centric")]
 

@@ -117,7 +117,7 @@ KNOWN_BUCKETS = [
     ],
 )
 def test_a_store_that_cannot_be_opened_is_told_in_a_line(root: str, told: str) -> None:
-    from jobs.cli import app
+    from ppt.jobs.cli import app
 
     with pytest.raises(ConfigError, match=f"^store: '{root}' cannot be opened: .*{told}"):
         Store(root).check()

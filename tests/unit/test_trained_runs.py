@@ -10,10 +10,10 @@ import pytest
 from common import DATA, QUICKSTART
 from typer.testing import CliRunner
 
-from jobs.cli import app
-from jobs.common import load_trained
 from ppt.config import ConfigError, load_curriculum
 from ppt.curriculum.run import check_outputs
+from ppt.jobs.cli import app
+from ppt.jobs.common import load_trained
 from ppt.serving.stored_checkpoint import open_checkpoint
 from ppt.store.nodes import Store
 from ppt.tracking.record import RunRecord
