@@ -20,6 +20,8 @@ from scipy.special import expit
 from segment_anything.utils.amg import calculate_stability_score
 from torch import Tensor
 
+from ppt.models.point_generator import patch_centres
+
 EVIDENCE = ("agreement", "stability", "similarity")
 """The names of the figures, in their order."""
 
@@ -56,7 +58,9 @@ def gather_evidence(
         agreement = sample_masks(mask, points, extent).mean(1)
     side = int(similarity.shape[1] ** 0.5)
     maps = similarity.float().unflatten(1, (side, side))[:, None]
-    centres = _pixel_centres(mask.shape[-1]).to(mask) / extent[:, None, None]  # [B, H4, W4, 2]
+    size = mask.shape[-1]
+    pixels = patch_centres(size * size).to(mask).unflatten(0, (size, size))
+    centres = pixels / extent[:, None, None]  # [B, H4, W4, 2]
     at_pixel = F.grid_sample(maps, 2 * centres - 1, padding_mode="border", align_corners=False)
     on_mask = (at_pixel[:, 0] * mask).sum((1, 2)) / area
     return torch.stack([agreement, stability, on_mask], 1)
@@ -74,12 +78,6 @@ def sample_masks(masks: Tensor, points: Tensor, extent: Tensor) -> Tensor:
     return F.grid_sample(masks[:, None], in_square[:, None], mode="nearest", align_corners=False)[
         :, 0, 0
     ]
-
-
-def _pixel_centres(size: int) -> Tensor:
-    """Return the centres (x, y) of the pixels of a square of side 1, [size, size, 2]."""
-    centres = (torch.arange(size) + 0.5) / size
-    return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)
 
 
 @dataclass(frozen=True)

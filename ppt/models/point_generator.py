@@ -132,7 +132,7 @@ class _PointHead(nn.Module):
         start = looked_at.clamp(min=1e-6).log().repeat_interleave(num_points, 1)
         found, attended = self.attention(states, visual, bias=start)
         states = states + found
-        place = attended @ _patch_centres(attended.shape[-1]).to(attended)  # [B, K M, 2]
+        place = attended @ patch_centres(attended.shape[-1]).to(attended)  # [B, K M, 2]
         points = (place.logit() + self.offset_head(states)).sigmoid()
         around = _bilinear(visual, points.detach())
         logits = self.label_head(states + self.at_point(around)).squeeze(-1)
@@ -197,8 +197,8 @@ def _bilinear(visual: Tensor, points: Tensor) -> Tensor:
 # The results are kept for training too, so they are made outside of inference mode.
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)
-def _patch_centres(num_patches: int) -> Tensor:
-    """The centres [L, 2] of the patches of a square grid, row by row: normalised (x, y)."""
+def patch_centres(num_patches: int) -> Tensor:
+    """Return the centres [L, 2] of the L cells of a square grid, row by row: normalised (x, y)."""
     grid = math.isqrt(num_patches)
     assert grid * grid == num_patches
     centre = (torch.arange(grid) + 0.5) / grid
@@ -211,5 +211,5 @@ def _sine_positions(num_patches: int, dim: int) -> Tensor:
     """Sines and cosines [L, D] of x and y, with half a period to eight periods in a picture."""
     assert dim % 4 == 0
     frequency = 2 * math.pi * 2 ** torch.linspace(-1, 3, dim // 4)
-    angles = _patch_centres(num_patches)[..., None] * frequency  # [L, 2, D / 4]
+    angles = patch_centres(num_patches)[..., None] * frequency  # [L, 2, D / 4]
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -31,6 +31,7 @@ class AgreeWithLabels(Step):
     """
 
     kind = "results"
+    version = 2  # the surest point first
     command = "evaluate"
 
     labels: LabelTable

@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import pickle
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from ppt.models.mobile_sam import mobile_sam, published_name
 from ppt.models.weights import load_net
 from ppt.toybox.backbones import WEIGHTS, build_sam
 
-_CANARY = "/tmp/ppt-fuzz-canary"
+_CANARY = os.path.join(tempfile.gettempdir(), "ppt-fuzz-canary")
 """A file that hostile weights would make if anything in them was run."""
 
 _CALLS = (
