@@ -6,6 +6,7 @@ so no object of ours is pickled. Where the model is served, ppt must be installe
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,9 @@ def log_model(folder: Path, run: Path, register: str | None = None) -> str:
     example = pd.DataFrame(
         {"picture": [encode_picture(scene.image)], "expression": [scene.expressions[0].text]}
     )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # integers, which MLflow says may be missing
+        signature = infer_signature(example, _load_pyfunc(str(folder)).predict(example))
     with needed(uri), tracked_at(uri):
         move_artifacts(uri)
         client = quiet_client(uri)
@@ -79,7 +83,7 @@ def log_model(folder: Path, run: Path, register: str | None = None) -> str:
             loader_module=__name__,
             data_path=str(folder),
             input_example=example,
-            signature=infer_signature(example, _load_pyfunc(str(folder)).predict(example)),
+            signature=signature,
             pip_requirements=[f"ppt-ris=={ppt.__version__}"],
         )
     return f"models:/{register}/{info.registered_model_version}" if register else info.model_uri
