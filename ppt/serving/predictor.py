@@ -155,8 +155,9 @@ class Predictor:
             ConfigError: if the model cannot be fetched or used.
         """
         folder = fetch_model(model) if isinstance(model, str) and "://" in model else model
-        weights = {"clip_weights": clip_weights, "sam_weights": sam_weights}
-        return cls.from_checkpoint(folder, **weights, device=device)
+        return cls.from_checkpoint(
+            folder, clip_weights=clip_weights, sam_weights=sam_weights, device=device
+        )
 
     @overload
     def predict(self, picture: AnyPicture, text: str) -> PicturePrediction: ...

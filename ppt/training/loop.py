@@ -215,7 +215,7 @@ class StageWorker:
             on_iteration=iterated,
         )
         seconds = time.monotonic() - started
-        rate = self.scheduler.get_last_lr()[0]
+        rate = float(self.scheduler.get_last_lr()[0])
         self.history.append({"epoch": epoch, **means, "learning_rate": rate})
         return {
             **self.history[-1],
