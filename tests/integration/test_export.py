@@ -18,6 +18,7 @@ from threading import Thread
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import requests
@@ -27,6 +28,7 @@ from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner
 
 from ppt.config import ConfigError
+from ppt.images.pictures import encode_picture
 from ppt.jobs.cli import app
 from ppt.serving.predictor import Predictor
 from ppt.serving.stored_checkpoint import open_checkpoint
@@ -257,6 +259,12 @@ def test_the_logged_model_predicts_as_the_run_does(
     assert [mixed[row]["mask"] for row in (0, 2)] == [row["mask"] for row in expected]
     with pytest.raises(MlflowException, match="row 2: expression '' has no word"):
         model.predict(pd.concat([model.input_example, rows("")]))
+    photograph = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    foreign = pd.DataFrame({"picture": [encode_picture(photograph)], "expression": ["a car"]})
+    with pytest.raises(MlflowException, match="row 1: .* is no picture of the embedded world"):
+        model.predict(foreign)
+    (forced,) = model.predict(foreign, params={"force": True})
+    assert forced["mask"]["size"] == [64, 96]
 
 
 def test_the_logged_model_belongs_to_its_run(registered: tuple[str, Path]) -> None:
