@@ -167,8 +167,8 @@ class Predictor:
             ValueError: if an expression has no word.
         """
         texts = [text] if isinstance(text, str) else text
-        name = printable(picture) if isinstance(picture, str | Path) else ""
-        found = self.predict_pictures([Question(read_picture(picture), texts, name)])[0]
+        question = Question(read_picture(picture), texts, name_of(picture))
+        [found] = self.predict_pictures([question])
         return found[0] if isinstance(text, str) else found
 
     @torch.inference_mode()
@@ -211,24 +211,29 @@ class Predictor:
         longest = int(word_mask.sum(1).max())
         features = self.clip.encode_images(torch.stack([*map(self.clip.preprocess, images)]))
         *phrases, empty = self.clip.encode_phrases([*texts, ""]).float()
-        tokens = _as_stored(features.surgery_tokens)[index.to(features.surgery_tokens.device)]
+        tokens = as_stored(features.surgery_tokens)[index.to(features.surgery_tokens.device)]
         pixels = torch.stack([*map(segmenter.preprocess, images)])
         return Batch(
             pictures=[question.name for question in questions],
             sizes=torch.tensor([image.shape[:2] for image in images]),
-            visual_features=[_as_stored(level) for level in features.visual_features],
+            visual_features=[as_stored(level) for level in features.visual_features],
             segmenter_features={
-                name: _as_stored(feature)
+                name: as_stored(feature)
                 for name, feature in segmenter.encode_images(pixels).items()
             },
             picture_index=index,
             expression_ids=[str(i) for i in range(len(texts))],
             texts=texts,
-            word_features=_as_stored(words * word_mask[..., None])[:, :longest],
+            word_features=as_stored(words * word_mask[..., None])[:, :longest],
             word_mask=word_mask[:, :longest],
             targets=None,
             similarity=similarity(tokens, torch.stack(phrases), empty),
         )
+
+
+def name_of(picture: AnyPicture) -> str:
+    """Return the name of a picture in its predictions: its path, or none for an array."""
+    return printable(picture) if isinstance(picture, str | Path) else ""
 
 
 def checked_texts(texts: Sequence[str]) -> list[str]:
@@ -247,7 +252,7 @@ def save_mask(mask: np.ndarray, path: str | Path) -> None:
     Image.fromarray(mask.astype(np.uint8) * 255).save(path)
 
 
-def _as_stored(features: torch.Tensor) -> torch.Tensor:
+def as_stored(features: torch.Tensor) -> torch.Tensor:
     """Round features to half precision, as they are in the store."""
     return features.half().float()
 
