@@ -7,6 +7,7 @@ shows, so the address repeats it. Uploaded pictures are kept in memory, the last
 # FastAPI reads the annotations of functions when the application is made, so that they must be
 # types and not texts: this module has no `from __future__ import annotations`.
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -56,11 +57,12 @@ class Example:
 
 
 def embedded_world(number: int = 6) -> dict[str, Example]:
-    """Return scenes of the embedded world with their own expressions, by name."""
-    scenes = (world.scene(_SEED, i) for i in range(number))
+    """Return scenes of the embedded world by name, each with expressions about two objects."""
+    scenes = (world.scene(_SEED, i) for i in itertools.count())
+    chosen = (s for s in scenes if len({e.target for e in s.expressions}) > 1)
     return {
         f"scene-{i}": Example(scene.image, [e.text for e in scene.expressions])
-        for i, scene in enumerate(scenes)
+        for i, scene in enumerate(itertools.islice(chosen, number))
     }
 
 

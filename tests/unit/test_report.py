@@ -275,5 +275,5 @@ def test_nothing_is_cut_off_in_a_browser(html: str, tmp_path: Path, width: int) 
     page.write_text(html)
     seen = browser.look_at(page.as_uri(), width)
     assert seen.told == [] and seen.cut_off == []
-    page.write_text(html.replace("</main>", "<p style='width: 2000px'>wide</p></main>"))
-    assert browser.look_at(page.as_uri(), width).cut_off == ["P.null: wide"]  # it would be seen
+    page.write_text(html.replace("</main>", "<div style='width: 2000px'>wide</div></main>"))
+    assert browser.look_at(page.as_uri(), width).cut_off == ["DIV.null: wide"]  # it would be seen
