@@ -96,7 +96,7 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 def application(service: Service) -> serve.Application:
     """Return the application with its replicas, ready to be run."""
-    return Replica.options(
+    return Replica.options(  # type: ignore[attr-defined]
         num_replicas=service.num_replicas,
         ray_actor_options={
             "num_cpus": service.cpus_per_replica,
