@@ -76,7 +76,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP interface; Ray Serve calls this after the constructor."""
-        return segmentation_app(self._segment, self._predictor.checkpoint.digest, self._limits)
+        return segmentation_app(self._segment, self._predictor.checkpoint, self._limits)
 
     @serve.batch(batch_wait_timeout_s=BATCH_WAIT_S)
     async def _segment(self, questions: list[Question]) -> list[list[PicturePrediction]]:

@@ -34,7 +34,8 @@ from ppt.images.panels import (
 )
 from ppt.images.pictures import UnreadablePicture, check_picture, read_picture
 from ppt.serving.explanation import Explanation, explain
-from ppt.serving.interface import Limits, limit_body
+from ppt.serving.interface import FOREIGN, Limits, limit_body
+from ppt.serving.own_world import ForeignPicture, check_world
 from ppt.serving.predictor import Predictor
 from ppt.store.nodes import digest_of
 from ppt.toybox import world
@@ -151,8 +152,11 @@ def demo_app(
         if len(text) > limits.max_texts:
             raise HTTPException(422, f"at most {limits.max_texts} sentences, got {len(text)}")
         try:
+            check_world(predictor.checkpoint, image, picture)
             with one_at_a_time:
                 found = explain(predictor, image, text, labels)
+        except ForeignPicture:
+            raise HTTPException(422, FOREIGN) from None
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
         cards = [_card(image, explanation) for explanation in found]

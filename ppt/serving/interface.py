@@ -9,7 +9,6 @@ a status of 4xx and `{"error": "..."}`, one line that says what is wrong.
 # types and not texts: this module has no `from __future__ import annotations`.
 
 import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -24,7 +23,9 @@ from starlette.exceptions import HTTPException
 import ppt
 from ppt.config.messages import one_line, place_of
 from ppt.images.pictures import UnreadablePicture, check_picture
+from ppt.serving.own_world import ForeignPicture, check_world
 from ppt.serving.predictor import PicturePrediction, Question, checked_texts
+from ppt.serving.stored_checkpoint import StoredCheckpoint
 
 Segment = Callable[[Question], Awaitable[list[PicturePrediction]]]
 """Answers one question; several may be asked at the same time."""
@@ -82,6 +83,9 @@ class Health(BaseModel):
     checkpoint: str = Field(description="The digest of the checkpoint.")
 
 
+FOREIGN = "the picture is none of the embedded world, and this model knows nothing else"
+"""What is told of a picture that `check_world` refuses."""
+
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "The body is no JSON."},
     413: {"model": Error, "description": "The body has too many bytes."},
@@ -90,12 +94,12 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def segmentation_app(segment: Segment, checkpoint: str, limits: Limits) -> FastAPI:
+def segmentation_app(segment: Segment, checkpoint: StoredCheckpoint, limits: Limits) -> FastAPI:
     """Return the application that answers requests with `segment`.
 
     Args:
         segment: predicts the masks of the texts of a picture; both have been checked.
-        checkpoint: the digest of the checkpoint.
+        checkpoint: that with which `segment` predicts.
         limits: what is more is refused.
     """
     app = FastAPI(
@@ -125,7 +129,7 @@ def segmentation_app(segment: Segment, checkpoint: str, limits: Limits) -> FastA
             texts = checked_texts(request.texts)
         except ValueError as error:
             raise HTTPException(422, f"texts: {error}") from None
-        image = await run_in_threadpool(_decoded, request.picture, limits)
+        image = await run_in_threadpool(_decoded, request.picture, checkpoint, limits)
         found = await segment(Question(image, texts))
         return SegmentResponse(
             predictions=[Segmented(**prediction.as_dict()) for prediction in found]
@@ -134,7 +138,7 @@ def segmentation_app(segment: Segment, checkpoint: str, limits: Limits) -> FastA
     @app.get("/health")
     async def health() -> Health:
         """Tell that the model is loaded."""
-        return Health(checkpoint=checkpoint)
+        return Health(checkpoint=checkpoint.digest)
 
     paths = "ask for POST /v1/segment, GET /health or GET /openapi.json"
     told = {
@@ -192,11 +196,16 @@ def _told(request: Request, error: RequestValidationError) -> tuple[int, str]:
     return 422, "; ".join(lines)
 
 
-def _decoded(picture: str, limits: Limits) -> np.ndarray:
+def _decoded(picture: str, checkpoint: StoredCheckpoint, limits: Limits) -> np.ndarray:
     """Decode a picture file in base64. Raises HTTPException if it cannot be used."""
     try:
-        return check_picture(base64.b64decode(picture, validate=True), limits.max_pixels)
-    except (binascii.Error, ValueError) as error:
-        unreadable = isinstance(error, UnreadablePicture)
-        told = str(error) if unreadable else f"picture is no base64: {error}"
-        raise HTTPException(422, told) from None
+        image = check_picture(base64.b64decode(picture, validate=True), limits.max_pixels)
+        check_world(checkpoint, image, "picture")
+        return image
+    except ForeignPicture:
+        told = FOREIGN
+    except UnreadablePicture as error:
+        told = str(error)
+    except ValueError as error:
+        told = f"picture is no base64: {error}"
+    raise HTTPException(422, told)

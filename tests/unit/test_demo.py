@@ -110,6 +110,12 @@ def test_words_that_are_not_understood_are_told(client: TestClient) -> None:
     assert page.count("Not understood") == 1
 
 
+def test_a_picture_of_another_world_gets_no_mask(client: TestClient) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    answer = client.get(ask(client, upload=png(noise), texts="dog").headers["location"])
+    assert answer.status_code == 422 and "none of the embedded world" in answer.text
+
+
 def test_an_upload_is_shown_under_its_own_address(client: TestClient) -> None:
     link = ask(client, upload=png(SCENE[:64]), texts="dog").headers["location"]
     assert client.get(link).status_code == 200

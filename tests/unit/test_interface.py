@@ -36,6 +36,7 @@ def png(image: np.ndarray) -> str:
 
 SCENE = world.scene(1, 0).image[:64]
 PICTURE = png(SCENE)
+NOISE = png(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
 WIDE = png(np.zeros((96, 97, 3), np.uint8))
 
 
@@ -49,7 +50,7 @@ def client(predictor: Predictor) -> Iterator[TestClient]:
     async def segment(question: Question) -> list[PicturePrediction]:
         return (await asyncio.to_thread(predictor.predict_pictures, [question]))[0]
 
-    with TestClient(segmentation_app(segment, predictor.checkpoint.digest, LIMITS)) as client:
+    with TestClient(segmentation_app(segment, predictor.checkpoint, LIMITS)) as client:
         yield client
 
 
@@ -103,6 +104,7 @@ BAD = {
     "a picture that is cut": (asked(picture=PICTURE[:800]), 422, "cannot be decoded"),
     "a picture of many pixels": (asked(picture=WIDE), 422, "97x96, may have at most 9,216 pix"),
     "a picture that is tiny": (asked(picture=png(SCENE[:4])), 422, "needs at least 8x8"),
+    "a picture of another world": (asked(picture=NOISE), 422, "none of the embedded world"),
     "one text in place of a list": (asked(texts="dog"), 422, "texts: input should be a"),
     "an empty list": (asked(texts=[]), 422, "texts: list should have at least 1 item"),
     "too many texts": (asked(texts=["dog"] * 4), 422, "texts: list should have at most 3 items"),
