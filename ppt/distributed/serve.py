@@ -116,23 +116,26 @@ def serving(service: Service, host: str, port: int) -> Iterator[None]:
     Predictor(service.open())  # raises ConfigError for wrong weights before Ray starts
     # On a busy machine a new process is not ready within the 5 seconds that Ray Serve gives it.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-    with connected():
-        _check_fits(service)
-        try:
-            _start(service, host, port)
-            yield
-        finally:
-            serve.shutdown()
-
-
-def _start(service: Service, host: str, port: int) -> None:
-    """Start Ray Serve and the replicas. Raises ConfigError if they do not start."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     http = HTTPOptions(host=host, port=port, request_timeout_s=REQUEST_TIMEOUT_S)
     quiet = {"log_level": "WARNING", "enable_access_log": False}
+    with connected():
+        _check_fits(service)
+        with _told():
+            serve.start(ProxyLocation.HeadOnly, http, logging_config=quiet)
+        try:
+            with _told():
+                serve.run(application(service), name=NAME, route_prefix="/", logging_config=quiet)
+            yield
+        finally:
+            serve.delete(NAME)  # a cluster may serve other applications too
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raise ConfigError for what Ray Serve raises in the block."""
     try:
-        serve.start(ProxyLocation.HeadOnly, http, logging_config=quiet)
-        serve.run(application(service), name=NAME, route_prefix="/", logging_config=quiet)
+        yield
     except (RuntimeError, TimeoutError, RayError) as error:
         raise ConfigError(f"Ray Serve did not start: {one_line(str(error))}") from None
 

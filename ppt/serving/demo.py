@@ -7,6 +7,7 @@ shows, so the address repeats it. Uploaded pictures are kept in memory, the last
 # FastAPI reads the annotations of functions when the application is made, so that they must be
 # types and not texts: this module has no `from __future__ import annotations`.
 
+import hashlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -37,7 +38,6 @@ from ppt.serving.explanation import Explanation, explain
 from ppt.serving.interface import FOREIGN, Limits, limit_body
 from ppt.serving.own_world import ForeignPicture, check_world
 from ppt.serving.predictor import Predictor
-from ppt.store.nodes import digest_of
 from ppt.toybox import world
 
 NUM_UPLOADS = 50
@@ -69,18 +69,19 @@ def embedded_world(number: int = 6) -> dict[str, Example]:
 
 @dataclass
 class Uploads:
-    """The last pictures that were uploaded, by the digest of their files."""
+    """The files of the last pictures that were uploaded, by their digests."""
 
-    pictures: OrderedDict[str, np.ndarray] = field(default_factory=OrderedDict)
+    files: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, data: bytes, max_pixels: int) -> str:
         """Keep a picture, and return its name. Raises UnreadablePicture if it cannot be used."""
-        image, name = check_picture(data, max_pixels), digest_of(data.hex())
+        check_picture(data, max_pixels)
+        name = hashlib.sha256(data).hexdigest()[:16]
         with self.lock:
-            self.pictures[name] = image
-            while len(self.pictures) > NUM_UPLOADS:
-                self.pictures.popitem(last=False)
+            self.files[name] = data
+            while len(self.files) > NUM_UPLOADS:
+                self.files.popitem(last=False)
         return name
 
 
@@ -134,9 +135,10 @@ def demo_app(
         """Return a picture by its name. Raises HTTPException if it is not here."""
         if name in examples:
             return read_picture(examples[name].picture)
-        if name in uploads.pictures:
-            return uploads.pictures[name]
-        raise HTTPException(404, f"the picture {name!r} is not here any more: upload it again")
+        data = uploads.files.get(name)
+        if data is None:
+            raise HTTPException(404, f"the picture {name!r} is not here any more: upload it again")
+        return check_picture(data)
 
     @app.get("/")
     def show(
@@ -146,12 +148,12 @@ def demo_app(
         """Show the page; with a picture and texts, what the model makes of them."""
         if not picture:
             return shown(texts=text)
-        image = image_of(picture)
-        if not text:
-            return shown(picture, image=data_uri(picture_panel(image, SIDE)))
         if len(text) > limits.max_texts:
             raise HTTPException(422, f"at most {limits.max_texts} sentences, got {len(text)}")
         try:
+            image = image_of(picture)
+            if not text:
+                return shown(picture, image=data_uri(picture_panel(image, SIDE)))
             check_world(predictor.checkpoint, image, picture)
             with one_at_a_time:
                 found = explain(predictor, image, text, labels)
