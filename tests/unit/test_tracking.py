@@ -194,6 +194,7 @@ def test_the_page_with_the_runs(
     elsewhere: RunRecord, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The address of the experiment's runs, and before it the command that serves them."""
+    log_all(elsewhere, stages=0)
     state = state_of(elsewhere)
     client = MlflowClient(state["tracking_uri"])
     number = client.get_run(state["run_id"]).info.experiment_id
