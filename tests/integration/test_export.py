@@ -103,7 +103,7 @@ def test_the_command_predicts_with_a_folder(run: Path, folder: Path, tmp_path: P
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
         for name in ("run", "folder")
     ]
-    assert len(written[0]) == 3 * len(TEXTS) and written[0] == written[1]
+    assert len(written[0]) > 3 * len(TEXTS) and written[0] == written[1]
 
 
 def test_the_card_tells_data_stages_figures_limits_and_licence(
