@@ -279,7 +279,8 @@ def test_the_logged_model_belongs_to_its_run(registered: tuple[str, Path]) -> No
     for model in models:
         assert model.source_run_id == run_id
         assert model.tags["ppt.stage"] == "ris_joint"
-        assert model.params["point_generator.num_queries"] == "8"
+        num_queries = open_checkpoint(run).model.point_generator.num_queries
+        assert model.params["point_generator.num_queries"] == str(num_queries)
         metrics = {metric.key: metric.value for metric in model.metrics}
         assert metrics["mIoU"] == pytest.approx(stage["mIoU"])
         files = [Path(path) for path in Path(run / "mlartifacts").rglob("*")]
