@@ -78,4 +78,4 @@ def memory_to_encode(curriculum: Curriculum) -> int:
     clip, sam = outline_image_text_encoder(model.clip), outline_segmenter(model.sam)
     nets = 4 * sum(t.numel() for t in (*clip.parameters(), *sam.parameters()))
     driver = nets + PROCESS_BYTES
-    return driver + resources.num_actors * (driver + sam.encoding_bytes)
+    return driver + resources.most_actors * (driver + sam.encoding_bytes)

@@ -124,7 +124,10 @@ def check_processors(resources: Resources | None) -> Check:
     found = f"{cpus} CPUs, {told}"
     if resources is None:
         return Check(name, "ok", found)
-    asked = [actors_request(resources), training_request(resources, resources.fewest_workers)]
+    asked = [
+        actors_request(resources, resources.fewest_actors),
+        training_request(resources, resources.fewest_workers),
+    ]
     most = {kind: max(request[kind] for request in asked) for kind in ("CPU", "GPU")}
     found += f"; asked for: {most['CPU']:g} CPU, {most['GPU']:g} GPU"
     if most["GPU"] > len(gpus):
