@@ -3,7 +3,7 @@
 PYTHONPATH=. python tests/refcoco_size.py FOLDER [BUCKETS]
 
 Makes tables with as many pictures, expressions and candidates as RefCOCO's training split has, and
-with a tenth of them. The features of a picture are small, so that the folder takes 7 GB; the time
+with a tenth of them. The features of a picture are small, so that the folder takes 3 GB; the time
 to the first batch does not depend on them. Prints, for each size and each in a process of its own,
 the seconds until the first batch and the memory that it takes.
 """
@@ -30,8 +30,8 @@ from ppt.store.schema import LABELS
 PICTURES, EXPRESSIONS, CANDIDATES = 16_994, 120_624, 2
 TENTH, WHOLE = 0.1, 1.0
 SIZE = (480, 640)
-SMALL = {"segmenter_image_embeddings": (128, 32, 32), "visual_features_0": (32, 512)}
-"""The shapes of features of 290 kB a picture."""
+SMALL = {"segmenter_image_embeddings": (64, 16, 16), "visual_features_0": (16, 512)}
+"""The shapes of features of 49 kB a picture."""
 
 FULL = {
     "segmenter_image_embeddings": (256, 64, 64),

@@ -82,7 +82,8 @@ def check_disk(root: str, cost: Cost | None) -> Check:
 def _parts(cost: Cost) -> str:
     return (
         f"features {_gb(cost.features)} ({cost.pictures:,} pictures x {cost.bytes_per_picture:,} "
-        f"B), words {_gb(cost.words)} (at most {cost.texts:,} texts x {cost.bytes_per_text:,} B), "
+        f"B), words {_gb(cost.words)} ({cost.texts:,} texts x {cost.bytes_per_text:,} B), targets "
+        f"{_gb(cost.targets)} ({cost.candidates:,} candidates x {cost.bytes_per_candidate:,} B), "
         f"pictures {_gb(cost.sample_bytes)}"
     )
 

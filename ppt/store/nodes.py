@@ -582,7 +582,7 @@ def _parquet(table: pa.Table) -> pa.Buffer:
 
 
 def _write_parts(table: pa.Table | pa.RecordBatchReader, file: IO[bytes]) -> Checksum:
-    """Write the parts of a reader, or a table as one part, as an Arrow file. Returns its checksum."""
+    """Write an Arrow file of the parts of a reader, or of a table as one. Returns its checksum."""
     summed = SummedFile(file)
     with pa.ipc.new_file(pa.PythonFile(summed, "w"), table.schema) as writer:
         if isinstance(table, pa.Table):
