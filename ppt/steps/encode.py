@@ -173,8 +173,11 @@ class _Pictures:
             if not self._decoding and self.expected is not None:
                 type(self)._begun = type(self)(*self.expected, self._nets)
                 type(self).expected = None
-            prepared = [future.result() for future in decoding]
-            yield [torch.stack(of_net).to(device) for of_net in zip(*prepared, strict=True)]
+            prepared = zip(*(future.result() for future in decoding), strict=True)
+            pixels = [torch.stack(of_net).to(device) for of_net in prepared]
+            del decoding, prepared  # the pictures are in memory only once
+            yield pixels
+            del pixels
 
 
 @functools.cache
@@ -203,7 +206,8 @@ def _encoded(
         for pixels in pictures.batches():
             with torch.inference_mode():
                 features = encode(pixels)
-            arrays = [to_tensors(features[name].half().cpu().numpy()) for name in shapes]
+            pixels.clear()  # memory for the features
+            arrays = [to_tensors(features.pop(name).half().cpu().numpy()) for name in shapes]
             rows = pictures.rows.slice(start, len(arrays[0]))
             columns = [column.combine_chunks() for column in rows.columns]
             yield pa.RecordBatch.from_arrays([*columns, *arrays], schema=schema)
