@@ -59,7 +59,8 @@ class _Actor:
 
     def __init__(self) -> None:
         use_device("cuda" if ray.get_gpu_ids() else "cpu")
-        self._reference, self._step = None, cast(Step, None)
+        self._reference: list[Any] = []
+        self._step = cast(Step, None)
 
     def run(self, node: Node, reference: list[Any], bucket: int, following: int | None) -> int:
         """Make and write one bucket, and return the number of rows that went into it.
