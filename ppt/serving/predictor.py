@@ -25,6 +25,7 @@ from ppt.models.build import build_image_text_encoder, build_point_generator, bu
 from ppt.models.loaded import default_device
 from ppt.models.point_prompting import PointPrompting
 from ppt.models.prediction import Prediction, predict_batches
+from ppt.serving.export import fetch_model
 from ppt.serving.stored_checkpoint import StoredCheckpoint, open_checkpoint, with_weights
 from ppt.training.checkpoint import load_checkpoint
 
@@ -133,6 +134,31 @@ class Predictor:
         checkpoint = with_weights(open_checkpoint(run, stage), clip_weights, sam_weights)
         return cls(checkpoint, device or default_device())
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        clip_weights: str | Path | None = None,
+        sam_weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> Predictor:
+        """Return the predictor of a model that `ppt export` wrote.
+
+        Args:
+            model: the folder, or its URL (`https://...`, `s3://...`). What a URL gives is compared
+                with the checksums in the model's manifest.
+            clip_weights, sam_weights, device: as for `from_checkpoint`. Weights that lie in the
+                folder are found.
+
+        Raises:
+            ConfigError: if the model cannot be fetched or used.
+        """
+        folder = fetch_model(model) if isinstance(model, str) and "://" in model else model
+        return cls.from_checkpoint(
+            folder, clip_weights=clip_weights, sam_weights=sam_weights, device=device
+        )
+
     @overload
     def predict(self, picture: AnyPicture, text: str) -> PicturePrediction: ...
 
@@ -159,8 +185,8 @@ class Predictor:
             ValueError: if an expression has no word.
         """
         image = read_picture(picture)
-        name = printable(picture) if isinstance(picture, str | Path) else ""
-        batch = self._encode(name, image, [text] if isinstance(text, str) else text)
+        texts = checked_texts([text] if isinstance(text, str) else text)
+        batch = self._encode(name_of(picture), image, texts)
         found = [
             PicturePrediction(**vars(prediction), image=image, checkpoint=self.checkpoint.digest)
             for prediction in predict_batches(
@@ -174,28 +200,22 @@ class Predictor:
 
         The features are rounded as in the store, so that predictions equal those of the pipeline.
         """
-        expressions, rejected = split_expressions(
-            RawExpression(str(i), text) for i, text in enumerate(texts)
-        )
-        if rejected or not expressions:
-            raise ValueError(rejected[0].reason if rejected else "no expression is given")
-        texts = [e.text for e in expressions]
         segmenter = self.model.segmenter
         words, word_mask = self.clip.encode_words(texts)
         longest = int(word_mask.sum(1).max())
         features = self.clip.encode_images(self.clip.preprocess(image)[None])
         *phrases, empty = self.clip.encode_phrases([*texts, ""]).float()
-        tokens = _as_stored(features.surgery_tokens).expand(len(texts), -1, -1)
+        tokens = as_stored(features.surgery_tokens).expand(len(texts), -1, -1)
         segmenter_features = segmenter.encode_images(segmenter.preprocess(image)[None])
         return Batch(
             pictures=[name],
             sizes=torch.tensor([image.shape[:2]]),
-            visual_features=[_as_stored(level) for level in features.visual_features],
-            segmenter_features={n: _as_stored(f) for n, f in segmenter_features.items()},
+            visual_features=[as_stored(level) for level in features.visual_features],
+            segmenter_features={n: as_stored(f) for n, f in segmenter_features.items()},
             picture_index=torch.zeros(len(texts), dtype=torch.long),
-            expression_ids=[e.expression_id for e in expressions],
-            texts=texts,
-            word_features=_as_stored(words * word_mask[..., None])[:, :longest],
+            expression_ids=[str(i) for i in range(len(texts))],
+            texts=list(texts),
+            word_features=as_stored(words * word_mask[..., None])[:, :longest],
             word_mask=word_mask[:, :longest],
             targets=None,
             similarity=similarity(tokens, torch.stack(phrases), empty),
@@ -207,7 +227,23 @@ def save_mask(mask: np.ndarray, path: str | Path) -> None:
     Image.fromarray(mask.astype(np.uint8) * 255).save(path)
 
 
-def _as_stored(features: torch.Tensor) -> torch.Tensor:
+def name_of(picture: AnyPicture) -> str:
+    """Return the name of a picture in its predictions: its path, or none for an array."""
+    return printable(picture) if isinstance(picture, str | Path) else ""
+
+
+def checked_texts(texts: Sequence[str]) -> list[str]:
+    """Return expressions as the model reads them. Raises ValueError if there is none, or no word.
+
+    Blanks around an expression are removed.
+    """
+    found, rejected = split_expressions(RawExpression(str(i), t) for i, t in enumerate(texts))
+    if rejected or not found:
+        raise ValueError(rejected[0].reason if rejected else "no expression is given")
+    return [expression.text for expression in found]
+
+
+def as_stored(features: torch.Tensor) -> torch.Tensor:
     """Round features to half precision, as they are in the store."""
     return features.half().float()
 
