@@ -31,9 +31,7 @@ def main(
     ] = False,
     forget: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="A run without a folder, which needs nothing any more."
-        ),
+        typer.Option(metavar="NAME", help="A run without a folder, which needs nothing any more."),
     ] = None,
 ) -> None:
     """List what no run of a store needs; with --delete, remove it."""
