@@ -1,4 +1,4 @@
-"""The service on a real Ray Serve, by two replicas and in batches: answers, limits, many clients."""
+"""The service on a real Ray Serve, with two replicas and in batches: answers, limits, clients."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_replicas_that_do_not_fit_are_told(cluster: None, run: Path, port: int) 
     from ppt.distributed.serve import Service, build, serving
 
     many = Service(checkpoint=run, num_replicas=50)
-    with pytest.raises(ConfigError, match=r"50 replicas of 1 CPU each, the cluster has 2: lower"):
-        with serving(many, "127.0.0.1", port):
-            pass
+    told = "50 replicas of 1 CPU each, the cluster has 2: lower"
+    with pytest.raises(ConfigError, match=told), serving(many, "127.0.0.1", port):
+        pass
     with pytest.raises(ConfigError, match="args: replicas: Extra inputs are not permitted"):
         build({"checkpoint": str(run), "replicas": 2})
