@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+from common import SMALL
 from PIL import Image
 from segment_anything import sam_model_registry
 from stored_tables import blob, label
@@ -493,17 +494,40 @@ def test_more_actors_take_more_memory() -> None:
     assert machine.check_memory(10**15).state == "warning"
 
 
-def test_services_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def closed_port(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A port at which nothing answers; Ray is waited for half a second."""
+    monkeypatch.setattr("ppt.distributed.cluster.ANSWER_WITHIN", 0.5)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        server.listen()
-        port = server.getsockname()[1]
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        assert machine.check_ray().state == "ok"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    assert machine.check_ray().state == machine.check_mlflow(None).state == "missing"
-    monkeypatch.setenv("RAY_ADDRESS", "ray://[broken")
-    assert machine.check_ray().state == "missing"
+        return int(server.getsockname()[1])
+
+
+def test_services_that_do_not_answer(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        places = [closed_port, mute.getsockname()[1]]
+        for address in (*(f"127.0.0.1:{port}" for port in places), "[broken", "nonsense"):
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            check = machine.check_ray()
+            assert check.state == "missing"
+            assert f"no cluster at RAY_ADDRESS={address} (" in check.found
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port}")
+    assert machine.check_mlflow(None).state == "missing"
+
+
+def test_a_cluster_that_does_not_answer_ends_a_run_in_a_line(
+    closed_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ray.init` would wait for minutes, and then end the process."""
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
+    command = ["prepare", str(QUICKSTART), *SMALL, f"store={tmp_path}"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: no cluster at RAY_ADDRESS=127.0.0.1:{closed_port} (")
+    assert line.endswith("start it, or unset RAY_ADDRESS to run on this machine")
 
 
 def test_an_mlflow_server_has_to_answer_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
