@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
 from threading import Thread
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -315,6 +316,27 @@ def test_a_damaged_state_starts_a_new_run(elsewhere: RunRecord, content: str) ->
     with Tracker(elsewhere):
         pass
     assert runs_of(elsewhere)[1].info.status == "FINISHED"
+
+
+def test_a_run_that_was_created_but_not_noted_goes_on(
+    elsewhere: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created, create = [], MlflowClient.create_run
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        created.append(create(*arguments, **options).info.run_id)
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(MlflowClient, "create_run", killed)
+        Tracker(elsewhere).__enter__()
+    assert "run_id" not in state_of(elsewhere)
+    log_all(elsewhere, stages=0)
+    assert [state_of(elsewhere)["run_id"]] == created
+    log_all(elsewhere, stages=0)
+    assert [state_of(elsewhere)["run_id"]] == created
+    client = MlflowClient(state_of(elsewhere)["tracking_uri"])
+    assert client.get_run(created[0]).info.status == "FINISHED"
 
 
 def test_what_a_scheduler_stopped_does_not_run_for_ever(logged: RunRecord) -> None:
