@@ -69,10 +69,8 @@ class SyntheticTables:
         rng, rows = np.random.default_rng(0), []
         for number in range(num_pictures):
             coarse = rng.integers(0, 256, (12, 16, 3), np.uint8)
-            pixels = np.asarray(
-                Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
-            )
-            row = {"picture": f"COCO_train2014_{number:012d}.jpg", "image": encode_picture(pixels)}
+            image = encode_picture(np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT))))
+            row = {"picture": f"COCO_train2014_{number:012d}.jpg", "image": image}
             rows.append({**row, "height": HEIGHT, "width": WIDTH, "expressions": []})
         count = Count(num_pictures, num_pictures)
         table = pa.Table.from_pylist(rows, SAMPLES)
@@ -92,6 +90,10 @@ class SyntheticTables:
 
     def _features(self, keys: list[str], shapes: Mapping[str, tuple[int, ...]]) -> Node:
         node, rng = self._node("features"), np.random.default_rng(1)
+        random = {  # the same for all pictures
+            name: rng.standard_normal(shape, np.float32).astype(np.float16)
+            for name, shape in shapes.items()
+        }
         for bucket, mine in enumerate(self._in_buckets(keys)):
             columns: list[pa.Array] = [
                 pa.array(mine, pa.string()),
@@ -99,10 +101,9 @@ class SyntheticTables:
                 pa.array([WIDTH] * len(mine), pa.int32()),
             ]
             fields = [SAMPLES.field(name) for name in ("picture", "height", "width")]
-            for name, shape in shapes.items():
-                numbers = rng.standard_normal((len(mine), *shape), np.float32)
-                columns.append(to_tensors(numbers.astype(np.float16)))
-                fields.append(tensor_field(name, shape))
+            for name, numbers in random.items():
+                columns.append(to_tensors(np.repeat(numbers[None], len(mine), 0)))
+                fields.append(tensor_field(name, numbers.shape))
             table = pa.Table.from_arrays(columns, schema=pa.schema(fields))
             node.write_bucket(bucket, BucketOutput({DATA: table}))
         node.write_manifest()
@@ -152,9 +153,7 @@ class SyntheticTables:
             )
             again = [np.arange(offsets[i], offsets[i + 1]) for i in which]
             candidates = np.concatenate([np.zeros(0, int), *again])
-            columns = [
-                to_tensors(from_tensors(targets[f.name])[candidates]) for f in targets.schema
-            ]
+            arrays = [from_tensors(column)[candidates] for column in targets.columns]
             columns = [to_tensors(array) for array in arrays]
             repeated = pa.Table.from_arrays(columns, schema=targets.schema)
             node.write_bucket(bucket, BucketOutput({DATA: table, TARGETS: repeated}))
