@@ -10,11 +10,11 @@ tables of the paper's size. All that it writes besides the figures is removed at
 
 from __future__ import annotations
 
+import logging
 import shlex
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,13 +27,14 @@ from .common import Local, command, load, open_runner, out, run_alone, say
 if TYPE_CHECKING:
     from ppt.batches.batch import Batch
     from ppt.batches.gather import StageReader
+    from ppt.experiments.benchmark.rows import Row
 
 QUICKSTART, PAPER = Path("quickstart"), "paper/refcoco"
 """The curricula that give the embedded world, and the nets of the paper's size."""
 
-SHORT = ["data.referring.num_pictures=64", "data.object_centric.num_pictures=32"]
-LONG = ["data.referring.num_pictures=320", "data.object_centric.num_pictures=128"]
-SPLITS = [f"data.{name}.num_pictures=8" for name in ("validation", "evaluation")]
+WORLD = ["data.validation.num_pictures=8", "data.evaluation.num_pictures=8"]
+SHORT = [*WORLD, "data.referring.num_pictures=64", "data.object_centric.num_pictures=32"]
+LONG = [*WORLD, "data.referring.num_pictures=320", "data.object_centric.num_pictures=128"]
 """How many pictures are drawn of the embedded world."""
 
 ON_GPU = ["resources.gpus_per_worker=0.5", "resources.gpus_per_actor=0.25"]
@@ -64,22 +65,23 @@ def main(
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:
-        sizes = [*(SHORT if short else LONG), *SPLITS, "synthesis.num_pictures=8"]
         fixed = ["name=benchmark", f"store={Path(scratch).absolute()}"]
-        given = [*sizes, *(overrides or []), *fixed]
-        load(QUICKSTART, given)
-        from rich.table import Table
+        given = [*(SHORT if short else LONG), "synthesis.num_pictures=8", *(overrides or [])]
+        curriculum = load(QUICKSTART, [*given, *fixed])
         from torch.cuda import is_available
 
         from ppt.config import load_curriculum
         from ppt.experiments.benchmark import FULL_SIZE, PARTS, make_setting, measure
-        from ppt.experiments.benchmark.figures import machine, value_text, write_figures
+        from ppt.experiments.benchmark.figures import machine, write_figures
 
-        curriculum = load(QUICKSTART, [*sizes, *(ON_GPU if is_available() else []), *given])
+        if is_available():
+            curriculum = load(QUICKSTART, [*ON_GPU, *given, *fixed])
         stream, connection = None, ExitStack()
         if not local:
             from ppt.distributed.cluster import connected
             from ppt.distributed.stream import stream_epochs
+
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
 
             def stream(reader: StageReader, epochs: range) -> Iterator[Iterator[Batch]]:
                 cpus = curriculum.resources.cpus_per_reader
@@ -88,6 +90,8 @@ def main(
                 )
 
             connection.enter_context(connected(curriculum.resources))
+        options = [*["--short"] * short, *["--local"] * local, *(overrides or [])]
+        facts = {"command": shlex.join(["ppt", "benchmark", *options]), **machine()}
         with connection:
             setting = make_setting(
                 curriculum,
@@ -97,20 +101,27 @@ def main(
                 stream=stream,
                 paper=load_curriculum(PAPER, FULL_SIZE),
             )
-            facts = machine()
             rows = measure(setting)
-    arguments = shlex.join(["ppt", "benchmark", *sys.argv[2:]])
-    facts = {"command": arguments, "seconds": f"{time.monotonic() - started:.0f}", **facts}
-    titles = {part: title for part, (title, _) in PARTS.items()}
-    write_figures(folder, rows, titles, facts)
+    facts["time"] = f"{time.monotonic() - started:.0f} s"
+    write_figures(folder, rows, {part: title for part, (title, _) in PARTS.items()}, facts)
+    _print(rows, facts)
+    say(f"figures: {folder}")
+
+
+def _print(rows: Sequence[Row], facts: Mapping[str, str]) -> None:
+    """Print the rows as one table, below it the facts."""
+    from rich.table import Table
+
+    from ppt.experiments.benchmark.figures import value_text
+
     table = Table("part", "size", "what", "value")
     table.columns[-1].justify = "right"
-    for before, row in zip([None, *rows], rows, strict=False):
-        if before and before.part != row.part:
-            table.add_section()
-        table.add_row(f"({row.part})", row.size, row.name, value_text(row))
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        ends = following is None or following.part != row.part
+        table.add_row(f"({row.part})", row.size, row.name, value_text(row), end_section=ends)
     out().print(table)
-    say(f"figures: {folder}")
+    for name, value in facts.items():
+        say(f"{name}: {value}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from ppt.curriculum.inputs import label_table
@@ -19,7 +20,8 @@ def measure_actor_scaling(setting: Setting) -> list[Row]:
         return []
     curriculum, record = setting.curriculum, setting.record
     local = LocalRunner(setting.store("trained"), curriculum.resources)
-    checkpoint = local.train(setting.toy.stage, lambda losses: None)
+    once = setting.toy.stage.stage.model_copy(update={"num_epochs": 1})
+    checkpoint = local.train(replace(setting.toy.stage, stage=once), lambda losses: None)
     tables = record.data["referring"]
     steps: dict[str, Step] = {
         "label": LabelReferring(

@@ -82,7 +82,7 @@ def _measure_stage(setting: Setting, num_pictures: int) -> list[Row]:
     of_stage = Stage(sources={"h_sem": wanted, "h_ref": FEW}, num_epochs=1)
     stage = replace(work.stage, name="planned", stage=of_stage, tables=(tables,))
     curriculum = setting.curriculum.model_copy(update={"store": store.root})
-    with setting.open_runner(curriculum) as runner, PeakMemory() as memory:
+    with setting.open_by_size(curriculum) as runner, PeakMemory() as memory:
         started = time.time()
         node = runner.train(stage, lambda losses: None)
     size = f"{num_pictures:,} pictures"

@@ -26,7 +26,7 @@ WHOLE, REST = "whole", "rest"
 
 
 def measure_iteration_parts(setting: Setting) -> list[Row]:
-    """Measure the parts at both sizes, and write a trace of an iteration of each."""
+    """Measure the parts; unless it is short at both sizes, with a trace of an iteration of each."""
     rows = []
     for work, iterations in ((setting.toy, 20), (setting.full_steps, 2)):
         if work.size == "toy" or not setting.short:
@@ -51,9 +51,10 @@ def _measure(setting: Setting, work: Workload, iterations: int) -> list[Row]:
         parts = by_part(worker, batches(iterations), seconds)
         with FlopCounterMode(display=False) as counter:
             operations = by_part(worker, batches(1), counter.get_total_flops)
-        with profile() as profiler:
-            worker.train_epoch(1, batches(1))
-    profiler.export_chrome_trace(str(setting.out / f"trace-{work.size}.json.gz"))
+        if not setting.short:
+            with profile() as profiler:
+                worker.train_epoch(1, batches(1))
+            profiler.export_chrome_trace(str(setting.out / f"trace-{work.size}.json.gz"))
     ceiling, rate = measured_ceiling(cpus), operations[WHOLE] / parts[WHOLE]
     batch_size = work.stage.training.global_batch_size
     return [

@@ -24,7 +24,7 @@ def measure_memory_growth(setting: Setting) -> list[Row]:
     rows = []
     for scale in SCALES:
         curriculum, pictures = _scaled(setting, scale)
-        with setting.open_runner(curriculum) as runner, PeakMemory() as memory:
+        with setting.open_by_size(curriculum) as runner, PeakMemory() as memory:
             stage = first_training(run_curriculum(curriculum, runner, until="label"))
             once = stage.stage.model_copy(update={"num_epochs": 1})
             runner.train(replace(stage, stage=once), lambda losses: None)

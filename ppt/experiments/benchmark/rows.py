@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader
 from ppt.config import Curriculum
+from ppt.steps.local_runner import LocalRunner
 from ppt.steps.runner import Runner
 from ppt.store.nodes import Node, Store
 from ppt.tracking.record import RunRecord
@@ -87,6 +88,12 @@ class Setting:
     def on_ray(self) -> bool:
         """Whether there is a Ray for the parts that measure it."""
         return self.stream is not None
+
+    def open_by_size(self, curriculum: Curriculum) -> AbstractContextManager[Runner]:
+        """Open a runner for trainings of several sizes; a short benchmark has no time for Ray's."""
+        if self.short:
+            return nullcontext(LocalRunner(Store(curriculum.store), curriculum.resources))
+        return self.open_runner(curriculum)
 
     def store(self, name: str) -> Store:
         """Return an empty store beside that of the embedded world."""
