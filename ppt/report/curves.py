@@ -1,4 +1,4 @@
-"""Charts of the losses over the whole curriculum, one for each loss."""
+"""Charts over the whole curriculum, one for each figure of the history: losses first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 8, 26, 22
 
 
 def loss_curves(record: RunRecord) -> list[Markup]:
-    """Draw a chart for each loss that was reported, with the stages in order from left to right."""
+    """Draw a chart for each figure of an epoch, with the stages in order from left to right."""
     names = dict.fromkeys(
         name for stage in record.stages for epoch in stage.history for name in epoch
     )

@@ -25,6 +25,7 @@ from ppt.models.build import build_image_text_encoder, build_point_generator, bu
 from ppt.models.loaded import default_device
 from ppt.models.point_prompting import PointPrompting
 from ppt.models.prediction import Prediction, predict_batches
+from ppt.serving.export import fetch_model
 from ppt.serving.stored_checkpoint import StoredCheckpoint, open_checkpoint, with_weights
 from ppt.training.checkpoint import load_checkpoint
 
@@ -132,6 +133,31 @@ class Predictor:
         """
         checkpoint = with_weights(open_checkpoint(run, stage), clip_weights, sam_weights)
         return cls(checkpoint, device or default_device())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        clip_weights: str | Path | None = None,
+        sam_weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> Predictor:
+        """Return the predictor of a model that `ppt export` wrote.
+
+        Args:
+            model: the folder, or its URL (`https://...`, `s3://...`). What a URL gives is compared
+                with the checksums in the model's manifest.
+            clip_weights, sam_weights, device: as for `from_checkpoint`. Weights that lie in the
+                folder are found.
+
+        Raises:
+            ConfigError: if the model cannot be fetched or used.
+        """
+        folder = fetch_model(model) if isinstance(model, str) and "://" in model else model
+        return cls.from_checkpoint(
+            folder, clip_weights=clip_weights, sam_weights=sam_weights, device=device
+        )
 
     @overload
     def predict(self, picture: AnyPicture, text: str) -> PicturePrediction: ...

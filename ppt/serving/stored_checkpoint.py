@@ -32,7 +32,7 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
     """Find the checkpoint of a trained stage.
 
     Args:
-        run: the folder of a run, `runs/<name>`, or of a checkpoint.
+        run: the folder of a run, `runs/<name>`, of a checkpoint, or of an exported model.
         stage: a stage of the run; by default the run's chosen stage.
 
     Raises:
@@ -56,12 +56,12 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
     checksums = manifest.get("checksums", {})
     check_files(folder, {name: checksums[name] for name in checksums if name == GENERATOR}, todo)
     try:
-        return StoredCheckpoint(
+        checkpoint = StoredCheckpoint(
             folder,
             manifest["digest"],
             Model.model_validate(manifest["model"]),
             manifest["made_from"]["spec"]["encoders"],
-            calibration,
+            calibration or _calibration(manifest.get("calibration")),
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise ConfigError(
@@ -69,6 +69,14 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
             f"({type(error).__name__}: {error}): it is of another version; remove its folder and "
             f"run `ppt train` again"
         ) from None
+    return with_weights(checkpoint, *_weights_in(checkpoint))
+
+
+def _weights_in(checkpoint: StoredCheckpoint) -> tuple[Path | None, Path | None]:
+    """Return the paths of the weights of CLIP and SAM if they lie in the checkpoint's folder."""
+    parts = (checkpoint.model.clip, checkpoint.model.sam)
+    clip, sam = (part.weights and checkpoint.folder / part.weights for part in parts)
+    return clip if clip and clip.is_file() else None, sam if sam and sam.is_file() else None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -128,14 +136,14 @@ def _of_summary(
     chosen = summary.get("chosen")
     trained: dict[str, tuple[str, Calibration | None]] = {}
     for row in summary["stages"]:
-        digest, found = summary["digests"][f"checkpoints.{row['name']}"], row.get("calibration")
-        calibration = (
-            Calibration(tuple(map(float, found["weights"])), float(found["bias"]))
-            if found
-            else None
-        )
-        trained[str(row["name"])] = str(digest), calibration
+        digest = summary["digests"][f"checkpoints.{row['name']}"]
+        trained[str(row["name"])] = str(digest), _calibration(row.get("calibration"))
     return str(chosen["stage"]) if chosen else None, trained
+
+
+def _calibration(found: dict[str, Any] | None) -> Calibration | None:
+    """Return a calibration as it was written into JSON, if there is one."""
+    return Calibration(tuple(map(float, found["weights"])), float(found["bias"])) if found else None
 
 
 def _checkpoint(run: Path, digest: str) -> Path:

@@ -39,6 +39,7 @@ from ppt.training.stage import EpochMetrics
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Experiment
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
     from PIL import Image
 
 EXPERIMENT = "ppt"
@@ -150,6 +151,7 @@ class Tracker:
         self.run: Run | None = None
         self._open: dict[str, Run] = {}  # nested runs whose results are not logged yet
         self._num_stages = 0
+        self._system_metrics: SystemMetricsMonitor | None = None
         self._waiting: deque[Callable[[], None]] = deque()  # what is not logged yet, in its order
         self._has_failed = False
 
@@ -159,14 +161,14 @@ class Tracker:
         return self
 
     def _begin(self) -> None:
-        if self.uri.startswith(SQLITE):
-            _move_artifacts(_database(self.uri))
+        move_artifacts(self.uri)
         self.client = quiet_client(self.uri)
         self.run = Run(self.client, self._resumed() or self._created())
         if self.parent:
             self.run.set_tags({"mlflow.parentRunId": self.parent})
         self.run.log_params(flatten(self.record.curriculum.model_dump(mode="json")))
         self.run.set_tags(_source_tags())
+        self._system_metrics = self._system_metrics or system_metrics(self.run.run_id, self.uri)
 
     def __exit__(
         self,
@@ -174,6 +176,8 @@ class Tracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._system_metrics:
+            self._system_metrics.finish()
         self._log(partial(self._end, error), again=True)
         if self._waiting:
             self.tell("MLflow: what is missing there is logged when the command is run again")
@@ -400,7 +404,7 @@ def _failures() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError
 
 
-def _in_a_line(error: Exception) -> str:
+def _in_a_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
@@ -431,6 +435,23 @@ def end_running_below(client: MlflowClient, parent: str) -> None:
 def tracking_uri(folder: str | Path) -> str:
     """Return the tracking server that the environment names, or an SQLite file in `folder`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or own_uri(folder)
+
+
+def logged_run(folder: str | Path) -> tuple[str, str]:
+    """Return the address of the tracking server of a run's folder, and the id of its MLflow run.
+
+    Raises ConfigError if the folder does not tell them.
+    """
+    path = Path(folder) / STATE_FILE
+    try:
+        state = json.loads(path.read_text())
+        uri, run_id = str(state["tracking_uri"]), str(state["run_id"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"{path} does not tell the MLflow run of {str(folder)!r} ({_in_a_line(error)}): "
+            "give the folder of a finished run"
+        ) from None
+    return (own_uri(folder) if uri == OWN else uri), run_id
 
 
 def own_uri(folder: str | Path) -> str:
@@ -493,12 +514,21 @@ def _database(uri: str) -> Path:
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])).resolve()
 
 
-def _move_artifacts(database: Path) -> None:
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
+"""The columns of MLflow's tables that hold addresses of artifacts."""
+
+
+def move_artifacts(uri: str) -> None:
     """Let an SQLite database name the artifacts beside it where they lie now, if it was moved.
 
     MLflow stores absolute addresses of artifacts, and has no means to change them.
     """
-    if not database.is_file():
+    if not uri.startswith(SQLITE) or not (database := _database(uri)).is_file():
         return
     here = (database.parent / ARTIFACTS).as_uri()
     with closing(sqlite3.connect(database)) as connection, connection:
@@ -508,7 +538,7 @@ def _move_artifacts(database: Path) -> None:
         found = connection.execute(query, (EXPERIMENT,)).fetchone()
         if found is None or found[0] == here or not found[0].endswith(f"/{ARTIFACTS}"):
             return
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+        for table, column in _PLACES:
             connection.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
                 f"WHERE substr({column}, 1, ?) = ?",
@@ -557,11 +587,48 @@ def quiet_client(uri: str) -> MlflowClient:
         with closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA schema_version")
         client = MlflowClient(uri)
+    _remove_quoted(uri)
+    return client
+
+
+def _remove_quoted(uri: str) -> None:
+    """Remove the empty folders that MLflow makes of the quoted path of a database, and leaves."""
     quoted = uri.removeprefix(SQLITE).rpartition("/")[0]
-    if quoted != unquote(quoted):  # MLflow makes folders of the quoted path too, and leaves them
+    if uri.startswith(SQLITE) and quoted != unquote(quoted):
         with suppress(OSError):
             os.removedirs(quoted)
-    return client
+
+
+@contextmanager
+def tracked_at(uri: str) -> Iterator[None]:
+    """Let those functions of MLflow that take no address use this one within the block."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+        _remove_quoted(uri)
+
+
+def system_metrics(run_id: str, uri: str) -> SystemMetricsMonitor | None:
+    """Start to log the use of this machine's CPUs, memory, disks, network and GPUs into a run.
+
+    Returns None unless MLflow's variable MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING asks for it.
+    """
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        return None
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
+    monitor.start()
+    return monitor
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,6 +5,8 @@ The runner provides the batches of a worker and keeps its checkpoints.
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -24,7 +26,7 @@ from ppt.training.optim import build_optimizer, build_schedule
 from ppt.training.stage import EpochMetrics, StageTraining, worker_class
 
 READ_EVERY = 50
-"""The number of iterations after which their losses are read from the device."""
+"""The number of iterations after which their values are read from the device."""
 
 
 def train_one_epoch(
@@ -51,11 +53,13 @@ def train_one_epoch(
         on_iteration: called after each iteration.
 
     Returns:
-        The means of the losses over the iterations by name; `loss` is their weighted sum.
+        The means over the iterations by name: of the losses, of `loss`, which is their weighted
+        sum, and of the norm of the gradient before it is clipped.
 
     Raises:
-        FloatingPointError: if a loss is not finite. It is found when the losses are next read,
-            at the latest at the end of the epoch and so before a checkpoint is written.
+        FloatingPointError: if a loss or the norm of the gradient is not finite. It is found when
+            they are next read, at the latest at the end of the epoch and so before a checkpoint is
+            written.
     """
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -65,11 +69,11 @@ def train_one_epoch(
         outputs = model(batch)
         losses = criterion(model, outputs, batch)
         loss = criterion.total(losses, outputs)
-        means.add({"loss": loss, **losses})
 
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        means.add({"loss": loss, **losses, "gradient_norm": norm})
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
@@ -80,7 +84,7 @@ def train_one_epoch(
 
 
 class _Means:
-    """The means of losses over iterations, kept on the device and read now and then.
+    """The means of values over iterations, kept on the device and read now and then.
 
     To read a value makes the host wait for the device.
     """
@@ -91,15 +95,15 @@ class _Means:
         self._unread: list[Tensor] = []  # one for each iteration that was not read yet
         self._read = 0  # iterations
 
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Add the losses of an iteration. Raises FloatingPointError as `read` does."""
-        self._names = list(losses)
-        self._unread.append(torch.stack([value.detach() for value in losses.values()]))
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add the values of an iteration. Raises FloatingPointError as `read` does."""
+        self._names = list(values)
+        self._unread.append(torch.stack([value.detach() for value in values.values()]))
         if len(self._unread) == READ_EVERY:
             self._fetch()
 
     def read(self) -> dict[str, float]:
-        """Return the means by name. Raises FloatingPointError if a loss is not finite."""
+        """Return the means by name. Raises FloatingPointError if a value is not finite."""
         self._fetch()
         return dict(zip(self._names, (self._sums / max(self._read, 1)).tolist(), strict=True))
 
@@ -108,9 +112,9 @@ class _Means:
             return
         rows = torch.stack(self._unread).cpu().double().numpy()
         for number, row in enumerate(rows, start=self._read + 1):
-            if not np.isfinite(row[0]):
+            if not np.isfinite(row).all():
                 values = dict(zip(self._names, row.tolist(), strict=True))
-                raise FloatingPointError(f"iteration {number}: loss is not finite: {values}")
+                raise FloatingPointError(f"iteration {number}: a value is not finite: {values}")
         self._sums = rows.sum(0) + (self._sums if self._read else 0.0)
         self._read += len(rows)
         self._unread.clear()
@@ -186,7 +190,10 @@ class StageWorker:
             on_iteration: called after each iteration.
 
         Returns:
-            The number of the epoch and the means of its losses.
+            The epoch's part of the history (its number, the means of its losses and of the norm of
+            the gradient, and the learning rate after it), and what was measured on this machine:
+            the expressions per second, of all workers together, and the most memory in GiB, of the
+            device or, on a CPU, of the process.
         """
 
         def iterated() -> None:
@@ -194,7 +201,10 @@ class StageWorker:
             if on_iteration is not None:
                 on_iteration()
 
-        losses = train_one_epoch(
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        started = time.monotonic()
+        means = train_one_epoch(
             self.model,
             self.criterion,
             batches,
@@ -204,8 +214,14 @@ class StageWorker:
             scheduler=self.scheduler,
             on_iteration=iterated,
         )
-        self.history.append({"epoch": epoch, **losses})
-        return self.history[-1]
+        seconds = time.monotonic() - started
+        rate = float(self.scheduler.get_last_lr()[0])
+        self.history.append({"epoch": epoch, **means, "learning_rate": rate})
+        return {
+            **self.history[-1],
+            "expressions_per_second": self.plan.num_iterations * self.plan.batch_size / seconds,
+            "memory_gib": _most_memory(self.device) / 2**30,
+        }
 
     def after_iteration(self) -> None:
         """Do nothing. Other kinds of stages override this, for example to average parameters."""
@@ -213,6 +229,17 @@ class StageWorker:
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint of the state after the last epoch."""
         save_checkpoint(folder, self.generator, self.optimizer, {"history": self.history})
+
+
+def _most_memory(device: torch.device) -> int:
+    """Return the most memory that was in use, in bytes.
+
+    On a GPU it is that of tensors since the statistics were reset, on a CPU that of the process
+    since it began.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def build_worker(

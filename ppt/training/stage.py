@@ -40,7 +40,10 @@ RAY_TRAIN, LOCAL_TRAIN = "ray-train", "local-train"
 """The folders in which each runner keeps the checkpoints of unfinished trainings, by digest."""
 
 EpochMetrics = dict[str, float]
-"""The number of an epoch, counted from 1, under the key `epoch`, and the means of its losses."""
+"""The number of an epoch, counted from 1, under the key `epoch`, and figures of its training.
+
+What is stored with a checkpoint are only figures that are equal when the training is repeated.
+"""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,14 @@ from pathlib import Path
 import pytest
 import torch
 from common import ROOT, TINY, figures, nodes_of, run_here, tiny, two_stages
+from mlflow import MlflowClient
 
 from ppt.config import Curriculum
 from ppt.curriculum.run import run_curriculum
 from ppt.distributed.ray_runner import ray_runner
 from ppt.store.checkpoint_files import GENERATOR, METADATA, OPTIMIZER
 from ppt.store.nodes import Node
+from ppt.tracking.mlflow_runs import own_uri
 from ppt.tracking.record import RunRecord
 
 
@@ -150,6 +152,26 @@ def test_a_run_on_a_url_leaves_everything_there(resumed: RunRecord, remote: Path
     run_id = json.loads((there / "tiny" / "mlflow-run.json").read_text())["run_id"]
     again = run_on_ray(resumed.curriculum)  # nothing to do: the same MLflow run, from the URL
     assert json.loads((Path(again.folder) / "mlflow-run.json").read_text())["run_id"] == run_id
+
+
+@pytest.mark.parametrize("run", ["tiny_run", "resumed"])
+def test_epochs_of_a_training_in_mlflow(run: str, request: pytest.FixtureRequest) -> None:
+    record: RunRecord = request.getfixturevalue(run)
+    stage = record.stage("ris_joint")
+    client = MlflowClient(own_uri(record.folder))
+    (experiment,) = client.search_experiments(filter_string="name = 'ppt'")
+    found = client.search_runs([experiment.experiment_id], "tags.`ppt.stage` = 'ris_joint'")[0]
+
+    def logged(name: str) -> dict[int, float]:
+        points = client.get_metric_history(found.info.run_id, name)
+        return {point.step: point.value for point in points}
+
+    for name in ("loss", "gradient_norm", "learning_rate"):
+        assert logged(name) == {epoch["epoch"]: epoch[name] for epoch in stage.history}
+    last = 0.05 * record.curriculum.training.learning_rate  # of the schedule `decay`
+    assert logged("learning_rate")[3] == pytest.approx(last, rel=0.01)
+    for name in ("expressions_per_second", "memory_gib"):  # not of epochs before a kill
+        assert logged(name).keys() >= {2, 3} and all(value > 0 for value in logged(name).values())
 
 
 # ---------------------------------------------------------------- two workers

@@ -34,7 +34,7 @@ def test_the_wheel_holds_all_and_takes_no_other_name(wheel: Path) -> None:
     for folder, suffix in (("jobs", "*.py"), ("curricula", "*.yaml")):
         found = (ROOT / folder).rglob(suffix)
         expected |= {f"ppt/{path.relative_to(ROOT).as_posix()}" for path in found}
-    for pattern in ("report/*.jinja", "toybox/weights/*", "py.typed", "constraints.txt"):
+    for pattern in ("*/*.jinja", "toybox/weights/*", "py.typed", "constraints.txt"):
         expected |= {
             f"ppt/{path.relative_to(ROOT / 'ppt')}" for path in (ROOT / "ppt").glob(pattern)
         }

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -196,6 +197,23 @@ def test_runs_can_be_sorted_by_the_stage_that_was_chosen(elsewhere: RunRecord) -
     assert parent.data.metrics["chosen/pseudo_iou"] == 61.0
     assert parent.data.metrics["chosen/mIoU"] == first.metrics["mIoU"]
     assert parent.data.tags["ppt.chosen"] == first.name
+
+
+def test_the_use_of_the_machine_is_logged_if_asked_for(
+    elsewhere: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logged() -> set[str]:
+        return {name for name in runs_of(elsewhere)[1].data.metrics if name.startswith("system/")}
+
+    log_all(elsewhere, stages=0)
+    assert logged() == set()
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    with Tracker(elsewhere):
+        deadline = time.monotonic() + 60
+        while not logged() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= logged()
 
 
 def test_another_configuration_is_another_run(logged: RunRecord) -> None:

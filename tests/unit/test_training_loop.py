@@ -127,9 +127,31 @@ def test_reports_the_means_of_all_iterations(trained):
     assert len(history) == 80
     criterion = build_criterion(Training())
     names = {"loss", *criterion.mask_losses, *criterion.point_losses}
-    assert set(means) == names
+    assert set(means) == {*names, "gradient_norm"}
     for name in names:
         assert means[name] == pytest.approx(np.mean([losses[name] for losses in history]))
+
+
+def test_the_norm_of_the_gradient_is_that_before_it_is_clipped():
+    stepped = []
+
+    def record(optimizer, *_):
+        gradients = [p.grad.flatten() for p in optimizer.param_groups[0]["params"]]
+        stepped.append(torch.cat(gradients).norm().item())
+
+    def norm(max_norm):
+        model = make_model()
+        optimizer = torch.optim.SGD(model.generator.parameters(), lr=0.0)
+        optimizer.register_step_pre_hook(record)
+        batches = [make_batch(seed) for seed in range(3)]
+        given = {"device": "cpu", "max_norm": max_norm}
+        means = train_one_epoch(model, build_criterion(Training()), batches, optimizer, **given)
+        return means["gradient_norm"]
+
+    free = norm(1e6)
+    assert free == pytest.approx(np.mean(stepped), rel=1e-4)
+    assert norm(1e-3) == free
+    assert stepped[3:] == pytest.approx([1e-3] * 3, rel=1e-2)
 
 
 def test_only_the_generator_changes(trained):
@@ -165,6 +187,15 @@ def test_what_is_not_finite_ends_the_epoch(where):
     criterion = build_criterion(Training())
     with pytest.raises(FloatingPointError, match="not finite"):
         train_one_epoch(model, criterion, [bad], optimizer, device="cpu", max_norm=1.0)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_epoch():
+    model = make_model()
+    model.generator.point_head.offset_head[-1].weight.register_hook(lambda grad: grad / 0)
+    optimizer = torch.optim.Adam(model.generator.parameters())
+    given = {"device": "cpu", "max_norm": 1.0}
+    with pytest.raises(FloatingPointError, match="iteration 1: .*'gradient_norm': (inf|nan)"):
+        train_one_epoch(model, build_criterion(Training()), [make_batch()], optimizer, **given)
 
 
 def test_losses_are_read_now_and_then_and_at_the_end(monkeypatch):
