@@ -62,6 +62,7 @@ def write_figures(
 def as_markdown(rows: Sequence[Row], titles: Mapping[str, str], facts: Mapping[str, str]) -> str:
     """Return the facts and a table for each part that has rows."""
     lines = ["# Benchmark", "", *(f"* {name}: {value}" for name, value in facts.items()), ""]
+    lines += [f"![Ratios, parts of an iteration and memory]({PLOT})", ""]
     for part, title in titles.items():
         of_part = [row for row in rows if row.part == part]
         if of_part:

@@ -27,14 +27,12 @@ WHOLE, REST = "whole", "rest"
 
 def measure_iteration_parts(setting: Setting) -> list[Row]:
     """Measure the parts; unless it is short at both sizes, with a trace of an iteration of each."""
-    rows = []
-    for work, iterations in ((setting.toy, 20), (setting.full_steps, 2)):
-        if work.size == "toy" or not setting.short:
-            rows += _measure(setting, work, 3 if setting.short else iterations)
-    return rows
+    sizes = (setting.toy,) if setting.short else (setting.toy, setting.full_steps)
+    return [row for work in sizes for row in _measure(setting, work)]
 
 
-def _measure(setting: Setting, work: Workload, iterations: int) -> list[Row]:
+def _measure(setting: Setting, work: Workload) -> list[Row]:
+    iterations = 3 if setting.short else 2 * (work.iterations or 10)
     cpus = work.stage.resources.cpus_per_worker
     worker, reader = build_worker(work.stage, current_device()), work.reader
 

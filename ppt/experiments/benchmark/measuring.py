@@ -20,7 +20,7 @@ from ppt.store.nodes import Node
 
 Item = TypeVar("Item")
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.25
 """The time between two looks at the memory of the processes."""
 
 
