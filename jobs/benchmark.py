@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ppt.config import ConfigError, Curriculum
+
 from .common import Local, command, load, open_runner, out, run_alone, say
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def main(
         fixed = ["name=benchmark", f"store={Path(scratch).absolute()}"]
         given = [*(SHORT if short else LONG), "synthesis.num_pictures=8", *(overrides or [])]
         curriculum = load(QUICKSTART, [*given, *fixed])
+        _check(curriculum)
         from torch.cuda import is_available
 
         from ppt.config import load_curriculum
@@ -106,6 +109,18 @@ def main(
     write_figures(folder, rows, {part: title for part, (title, _) in PARTS.items()}, facts)
     _print(rows, facts)
     say(f"figures: {folder}")
+
+
+def _check(curriculum: Curriculum) -> None:
+    """Raise ConfigError if the pictures of a data set cannot be multiplied, or nothing trains."""
+    for name, data in curriculum.data:
+        if not hasattr(data, "num_pictures"):
+            raise ConfigError(
+                f"data.{name}.format must be one of the embedded world, which can draw any number "
+                f"of pictures, got {data.format!r}: other data sets cannot be measured"
+            )
+    if not curriculum.stages:
+        raise ConfigError("stages must have a stage to measure, got none")
 
 
 def _print(rows: Sequence[Row], facts: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common import DATA
 from typer.testing import CliRunner
 
 from ppt.batches.batch import Batch
@@ -109,6 +110,14 @@ def test_only_the_figures_are_left(folder: Path, rows: list[dict[str, Any]]) -> 
     for part, (title, _) in PARTS.items():
         assert (f"## ({part}) {title}" in page) == (part != "e")  # which needs Ray
     assert sum(line.startswith("| ") for line in page.splitlines()) == len(rows) + len(PARTS) - 1
+
+
+def test_only_the_embedded_world_is_measured(tmp_path: Path) -> None:
+    data = f"data.object_centric={{format: imagenet, root: {DATA}/imagenet-sample}}"
+    result = CliRunner().invoke(app, ["benchmark", "--out", str(tmp_path), data])
+    assert result.exit_code == 2
+    assert "data.object_centric.format must be one of the embedded world" in result.output
+    assert "got 'imagenet'" in result.output and not list(tmp_path.iterdir())
 
 
 def test_two_actors_and_the_stream_are_measured_on_ray(cluster: None, tiny_run: RunRecord) -> None:
