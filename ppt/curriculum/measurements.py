@@ -7,6 +7,7 @@ from ppt.curriculum.choice import choose_stage
 from ppt.curriculum.inputs import label_referring, label_table, published_clip, split_of
 from ppt.curriculum.stages import TrainedStage
 from ppt.evaluation.protocols import OURS
+from ppt.labels.points import PUBLISHED_RECIPE
 from ppt.steps.agree import AgreeWithLabels
 from ppt.steps.calibrate import GatherEvidence, calibration_of, mismatched_scores
 from ppt.steps.encode import EncodeSurgeryTokens
@@ -17,9 +18,6 @@ from ppt.tracking.record import BaselineRecord, Chosen, DataName, RunRecord, Sta
 
 BASELINES = ("clip_sam_published", "clip_sam_best")
 """The names of the baselines."""
-
-PUBLISHED_RECIPE = PointRecipe(method="surgery", threshold=0.8)
-"""The recipe by which CLIP Surgery turns a similarity map into points."""
 
 RECIPES = (
     PUBLISHED_RECIPE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,8 @@ from huggingface_hub import try_to_load_from_cache
 
 from ppt.config import ClipConfig, Data, SamConfig
 from ppt.doctor.check import Check
-from ppt.doctor.published import PublishedFile, clip_file, sam_file
+from ppt.downloads.published_files import PublishedFile, published_weights
+from ppt.downloads.web import sha256_of
 from ppt.models.build import outline_image_text_encoder, outline_segmenter
 from ppt.models.clip_builder import check_activation
 from ppt.models.loaded import clip_fingerprint, sam_fingerprint
@@ -40,7 +40,7 @@ def check_clip(config: ClipConfig, data: Data) -> Check:
         return Check(name, "wrong", str(error))
     if tag:
         return _check_tag(name, config, tag)
-    return _check(name, config, clip_file(config.name), clip_fingerprint, data)
+    return _check(name, config, published_weights(config.name), clip_fingerprint, data)
 
 
 def _check_tag(name: str, config: ClipConfig, tag: dict[str, Any]) -> Check:
@@ -78,7 +78,7 @@ def check_sam(config: SamConfig, data: Data) -> Check:
         outline_segmenter(config)
     except ValueError as error:
         return Check(name, "wrong", str(error))
-    return _check(name, config, sam_file(config.name), sam_fingerprint, data)
+    return _check(name, config, published_weights(config.name), sam_fingerprint, data)
 
 
 def _check(
@@ -91,10 +91,9 @@ def _check(
     """Load weights that are a file, random or embedded, and check them."""
     get = ""
     if published:
-        checksum = f"; SHA-256 {published.sha256}" if published.sha256 else ""
         get = (
-            f"get {published.name} ({published.source}{checksum}), put it there or set "
-            f"{name}.weights"
+            f"run `ppt download {published.name}`, or get {published.file}, {published.size} "
+            f"({published.urls[0]}; SHA-256 {published.sha256}), and set {name}.weights to its path"
         )
     elif name == "model.clip" and config.name != "toybox":
         tags = open_clip.list_pretrained_tags_by_model(config.name)
@@ -117,14 +116,9 @@ def _check(
         todo = f"it knows the embedded world only, its masks mean nothing here: set {name}.name"
         return Check(name, "warning", found, todo)
     assert path is not None
-    if published is None or published.sha256 is None:
+    if published is None:
         return Check(name, "ok", found)
-    if _sha256(path) != published.sha256:
-        todo = f"it fits, but is not the published {published.name.split(',')[0]}"
+    if sha256_of(path) != published.sha256:
+        todo = f"it fits, but is not the published {published.file}"
         return Check(name, "warning", found, todo)
     return Check(name, "ok", found + ", the published file")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

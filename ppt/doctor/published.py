@@ -1,14 +1,8 @@
-"""Published facts on checkpoints and data sets: file names, sizes, checksums and sources.
-
-Checksums are SHA-256. Those of OpenAI's files are part of the links in open_clip. The names of
-SAM's files end in the first digits of their MD5. MobileSAM publishes none.
-"""
+"""Published facts on data sets: their sizes, and what to do so that they are found."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import open_clip
 
 from ppt.config import DataFormat
 from ppt.data.expected import EXPECTED_REFS
@@ -26,70 +20,6 @@ class Content:
     expressions: int
     num_bytes: int  # bytes of all picture files
 
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """A checkpoint as its authors publish it."""
-
-    name: str  # the file's name and its size, for people
-    sha256: str | None  # None if its authors publish none
-    source: str  # where the link is found
-
-
-_SAM = {
-    "vit_b": (
-        "sam_vit_b_01ec64.pth, 375 MB",
-        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-    ),
-    "vit_l": (
-        "sam_vit_l_0b3195.pth, 1.2 GB",
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    ),
-    "vit_h": (
-        "sam_vit_h_4b8939.pth, 2.6 GB",
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-    ),
-}
-
-
-_CLIP_SIZES = {
-    "ViT-B-32.pt": "353 MB",
-    "ViT-B-16.pt": "350 MB",
-    "ViT-L-14.pt": "932 MB",
-    "ViT-L-14-336px.pt": "933 MB",
-}
-"""Sizes of OpenAI's files, whose tensors are partly in half precision."""
-
-
-def sam_file(name: str) -> PublishedFile | None:
-    """Return the published checkpoint of a segmenter by `model.sam.name`; None for the toybox."""
-    if name == "mobile_sam":
-        return PublishedFile(
-            "mobile_sam.pt, 40.7 MB", None, "https://github.com/ChaoningZhang/MobileSAM"
-        )
-    if name not in _SAM:
-        return None
-    told, sha256 = _SAM[name]
-    file = told.partition(",")[0]
-    return PublishedFile(told, sha256, f"https://dl.fbaipublicfiles.com/segment_anything/{file}")
-
-
-def clip_file(name: str) -> PublishedFile | None:
-    """Return OpenAI's checkpoint for a name of open_clip; None if OpenAI published none.
-
-    A name without "-quickgelu" has none, because OpenAI's weights need that activation.
-    """
-    url = open_clip.get_pretrained_cfg(name, "openai").get("url", "")
-    if not url:
-        return None
-    if not name.endswith("-quickgelu"):
-        return None
-    *_, sha256, file = url.split("/")  # .../clip/<sha256>/ViT-B-16.pt
-    size = f", about {_CLIP_SIZES[file]}" if file in _CLIP_SIZES else ""
-    return PublishedFile(file + size, sha256, url)
-
-
-# ---------------------------------------------------------------- data sets
 
 SIZES = {
     ("refcoco", "unc"): {
@@ -111,7 +41,7 @@ SIZES = {
 
 COCO = (
     "train2014.zip of COCO (82,783 pictures, 13 GB; "
-    "http://images.cocodataset.org/zips/train2014.zip)"
+    "http://images.cocodataset.org/zips/train2014.zip; `ppt download coco_train2014`)"
 )
 COCO_BYTES_PER_PICTURE = 13e9 / 82783
 MAPPING = (
@@ -137,8 +67,9 @@ def where_index(config: ReferData) -> str:
             f"split_by to one of {', '.join(' by '.join(known) for known in EXPECTED_REFS)}"
         )
     return (
-        f"unpack {config.dataset}.zip (linked in https://github.com/lichengunc/refer) into "
-        f"{config.root}, so that {folder} holds refs({config.split_by}).p and instances.json; or "
+        f"run `ppt download {config.dataset}`, which makes data/refer, or unpack "
+        f"{config.dataset}.zip (linked in https://github.com/lichengunc/refer) into {config.root}, "
+        f"so that {folder} holds refs({config.split_by}).p and instances.json; or "
         "set root"
     )
 

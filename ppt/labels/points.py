@@ -14,6 +14,12 @@ from ppt.config import PointRecipe
 from ppt.images.masks import mask_to_box
 from ppt.labels.similarity import min_max
 
+PUBLISHED_RECIPE = PointRecipe(method="surgery", threshold=0.8)
+"""The recipe by which CLIP Surgery turns a similarity map into points."""
+
+PUBLISHED_IMAGE_SIZE = 512
+"""The side in pixels of the pictures from which CLIP Surgery's demonstration makes its maps."""
+
 # The parameters of the method `near` (our choice).
 _FINE = 4  # the factor by which the similarity map is enlarged
 _RESPONSE = 0.5  # the least value of the cells that belong to the response

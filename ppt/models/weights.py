@@ -215,15 +215,57 @@ def describe(state: Mapping[str, Tensor]) -> str:
         return "no CLIP and no SAM (its tensors have other shapes)"
 
 
-def _describe(state: Mapping[str, Tensor]) -> str:
+def sam_name(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name in `model.sam.name` of a state dict; None if it is no SAM that can be built.
+
+    Raises IndexError for a known name with a shape of another kind.
+    """
     if "image_encoder.pos_embed" in state:
         width = state["image_encoder.pos_embed"].shape[-1]
-        names = [name for name, of in SAM_WIDTHS.items() if of == width]
-        return f"SAM {names[0]}" if names else f"a SAM of width {width}"
-    if "image_encoder.patch_embed.seq.0.c.weight" in state:
-        return "MobileSAM"
+        return next((name for name, of in SAM_WIDTHS.items() if of == width), None)
+    return "mobile_sam" if "image_encoder.patch_embed.seq.0.c.weight" in state else None
+
+
+def clip_name(state: Mapping[str, Tensor]) -> str | None:
+    """Return open_clip's name of a state dict; None if it is no plain ViT of open_clip.
+
+    The name says nothing about the activation. Raises IndexError, TypeError or ValueError for known
+    names with shapes of another kind.
+    """
+    if not {"visual.class_embedding", "visual.conv1.weight"} <= state.keys():
+        return None
+    shape, text = _clip_shape(state)
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        vision = {key: config["vision_cfg"].get(key) for key in shape}
+        if vision == shape and config["text_cfg"].get("width") == text and name.startswith("ViT-"):
+            return name
+    return None
+
+
+def _clip_shape(state: Mapping[str, Tensor]) -> tuple[dict[str, int], int | None]:
+    """Return the sizes of a CLIP's image tower, and the width of its text tower."""
+    width, _, patch, _ = state["visual.conv1.weight"].shape
+    depth = len({k.split(".")[3] for k in state if k.startswith("visual.transformer.resblocks.")})
+    positions = state.get("visual.positional_embedding", torch.empty(1))
+    size = round((len(positions) - 1) ** 0.5) * patch
+    text = state["ln_final.weight"].shape[0] if "ln_final.weight" in state else None
+    return {"width": width, "layers": depth, "patch_size": patch, "image_size": size}, text
+
+
+def _describe(state: Mapping[str, Tensor]) -> str:
+    if name := sam_name(state):
+        return "MobileSAM" if name == "mobile_sam" else f"SAM {name}"
+    if "image_encoder.pos_embed" in state:
+        return f"a SAM of width {state['image_encoder.pos_embed'].shape[-1]}"
     if "visual.class_embedding" in state and "visual.conv1.weight" in state:
-        return _describe_clip(state)
+        if name := clip_name(state):
+            return f"CLIP {name}"
+        shape, _ = _clip_shape(state)
+        return (
+            f"a CLIP ViT of width {shape['width']}, {shape['layers']} blocks, patch "
+            f"{shape['patch_size']}, for {shape['image_size']} pixels"
+        )
     for prefix, name in (
         ("visual.layer1.", "a CLIP with a ResNet"),
         ("visual.trunk.", "a CLIP with an image tower of timm"),
@@ -234,22 +276,3 @@ def _describe(state: Mapping[str, Tensor]) -> str:
         if any(key.startswith(prefix) for key in state):
             return name
     return f"no CLIP and no SAM (it begins with {next(iter(state))!r})"
-
-
-def _describe_clip(state: Mapping[str, Tensor]) -> str:
-    width, _, patch, _ = state["visual.conv1.weight"].shape
-    depth = len({k.split(".")[3] for k in state if k.startswith("visual.transformer.resblocks.")})
-    positions = state.get("visual.positional_embedding", torch.empty(1))
-    size = round((len(positions) - 1) ** 0.5) * patch
-    text = state["ln_final.weight"].shape[0] if "ln_final.weight" in state else None
-    shape = {"width": width, "layers": depth, "patch_size": patch, "image_size": size}
-    names = []
-    for name in open_clip.list_models():
-        config = open_clip.get_model_config(name)
-        vision = {key: config["vision_cfg"].get(key) for key in shape}
-        if vision == shape and config["text_cfg"].get("width") == text:
-            names.append(name)
-    plain = [name for name in names if name.startswith("ViT-")]
-    if plain:
-        return f"CLIP {plain[0]}"
-    return f"a CLIP ViT of width {width}, {depth} blocks, patch {patch}, for {size} pixels"

@@ -23,10 +23,18 @@ from ppt.config.messages import one_line
 from ppt.data.source import RawExpression, split_expressions
 from ppt.data.table_file import read_csv
 from ppt.images.masks import decode_rle
-from ppt.images.pictures import UnreadablePicture, existing_path, num_bytes, printable
+from ppt.images.pictures import (
+    UnreadablePicture,
+    existing_path,
+    num_bytes,
+    printable,
+    read_picture,
+)
 from ppt.models.loaded import current_device
+from ppt.serving.own_world import check_world
 from ppt.serving.predictor import Predictor, save_mask
-from ppt.serving.stored_checkpoint import StoredCheckpoint
+from ppt.serving.result_files import COCO_PARTS, coco_results
+from ppt.serving.zero_shot import AnyModel, ZeroShotPredictor, open_predictor
 from ppt.steps.progress import progress_bar
 from ppt.steps.runner import Runner
 from ppt.steps.step import Step
@@ -66,24 +74,28 @@ class PredictedTable:
 
 def predict_table(
     table: str | Path,
-    checkpoint: StoredCheckpoint,
+    model: AnyModel,
     out: str | Path,
     open_runner: Callable[[Store], AbstractContextManager[Runner]],
+    *,
+    force: bool = False,
 ) -> PredictedTable:
     """Predict every row of a CSV table into the folder `out`; finished buckets are not made again.
 
     Args:
         table: the path of the table.
-        checkpoint: the trained stage.
+        model: the trained stage, or CLIP and SAM without training.
         out: the folder of the results, which is also the store of the step.
         open_runner: opens a runner for the store. It is called only if something is left to do.
+        force: whether the embedded world's model answers any picture, see `own_world`.
 
     Raises:
-        ConfigError: if the table cannot be read or the checkpoint cannot be used.
+        ConfigError: if the table cannot be read or the model cannot be used.
     """
     rows = read_table(Path(table))
-    Predictor(checkpoint)  # raises ConfigError for wrong weights before Ray starts
-    store, step = Store(str(out)), PredictRows.of(rows, checkpoint, printable(Path(table).name))
+    open_predictor(model, "cpu")  # raises ConfigError for wrong weights before Ray starts
+    store = Store(str(out))
+    step = PredictRows.of(rows, model, printable(Path(table).name), force=force)
     node = step.node(store)
     if not node.is_complete():
         with open_runner(store) as runner:
@@ -146,8 +158,8 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _predictor(checkpoint: StoredCheckpoint, device: str) -> Predictor:
-    return Predictor(checkpoint, device)
+def _predictor(model: AnyModel, device: str) -> Predictor | ZeroShotPredictor:
+    return open_predictor(model, device)
 
 
 @dataclass(frozen=True)
@@ -156,20 +168,21 @@ class PredictRows(Step):
 
     kind = "predictions"
     command = "predict"
-    version = 2
+    version = 3
 
-    checkpoint: StoredCheckpoint
+    model: AnyModel
     rows: tuple[tuple[Row, ...], ...]  # by bucket
     name: str  # the name of the table's file, for display
+    force: bool = False  # whether the embedded world's model answers any picture
 
     @classmethod
-    def of(cls, rows: list[Row], checkpoint: StoredCheckpoint, name: str) -> PredictRows:
+    def of(cls, rows: list[Row], model: AnyModel, name: str, *, force: bool = False) -> PredictRows:
         """Return the step for the given rows, with all rows of a picture in the same bucket."""
         num_buckets = -(-len({row.picture for row in rows}) // PICTURES_PER_BUCKET)
         buckets: list[list[Row]] = [[] for _ in range(num_buckets)]
         for row in rows:
             buckets[bucket_of(row.picture, num_buckets)].append(row)
-        return cls(checkpoint, tuple(map(tuple, buckets)), name)
+        return cls(model, tuple(map(tuple, buckets)), name, force)
 
     @property
     def title(self) -> str:
@@ -180,19 +193,20 @@ class PredictRows(Step):
         return len(self.rows)
 
     def spec(self) -> dict[str, Any]:
-        """Return the checkpoint, its calibration and a digest of the rows and of their files."""
+        """Return the model, its calibration and a digest of the rows and of their files."""
         rows = sorted((row for bucket in self.rows for row in bucket), key=lambda r: r.number)
-        calibration = self.checkpoint.calibration
+        calibration = self.model.calibration
         states = {path: _state(path) for path in {row.path for row in rows}}
         asked = [
             [row.number, str(row.path), row.picture, row.expression, row.fault, states[row.path]]
             for row in rows
         ]
         return {
-            "checkpoint": self.checkpoint.digest,
+            "checkpoint": self.model.digest,
             "calibration": calibration and asdict(calibration),
             "rows": digest_of(asked),
             "num_buckets": self.buckets,
+            "force": self.force,
         }
 
     def total(self) -> int:
@@ -204,8 +218,11 @@ class PredictRows(Step):
         rejected = [_rejected(row, row.fault) for row in rows if row.fault]
         for group in _by_picture(row for row in rows if not row.fault):
             try:
-                predictions = _predictor(self.checkpoint, current_device()).predict(
-                    group[0].path, [row.expression for row in group]
+                image = read_picture(group[0].path)
+                if not self.force:
+                    check_world(self.model, image, group[0].picture)
+                predictions = _predictor(self.model, current_device()).predict(
+                    image, [row.expression for row in group]
                 )
             except UnreadablePicture as error:
                 rejected += [_rejected(row, str(error)) for row in group]
@@ -245,7 +262,8 @@ def _rejected(row: Row, reason: str) -> dict[str, Any]:
 def _export(node: Node, out: Path) -> PredictedTable:
     """Write the results as files, and return their paths.
 
-    The files are Parquet and JSON Lines in the order of the table, and a mask as PNG for each row.
+    The files are Parquet and JSON Lines in the order of the table, COCO's results, and a mask as
+    PNG for each row.
     """
     predictions = node.read_all().sort_by("row")
     result = PredictedTable(
@@ -262,8 +280,11 @@ def _export(node: Node, out: Path) -> PredictedTable:
         ),
     )
     pq.write_table(predictions, result.predictions)
-    _write_lines(result.predictions.with_suffix(".jsonl"), predictions.to_pylist())
+    told = predictions.to_pylist()
+    _write_lines(result.predictions.with_suffix(".jsonl"), told)
     _write_lines(result.quarantine, result.reasons)
+    for part, content in zip(COCO_PARTS, coco_results(told), strict=True):
+        (out / f"coco{part}").write_text(json.dumps(content))
     result.masks.mkdir(exist_ok=True)
     for old in result.masks.glob("[0-9]*.png"):  # masks of another table or checkpoint
         old.unlink()

@@ -185,8 +185,8 @@ class Predictor:
             ValueError: if an expression has no word.
         """
         image = read_picture(picture)
-        name = printable(picture) if isinstance(picture, str | Path) else ""
-        batch = self._encode(name, image, [text] if isinstance(text, str) else text)
+        texts = checked_texts([text] if isinstance(text, str) else text)
+        batch = self._encode(name_of(picture), image, texts)
         found = [
             PicturePrediction(**vars(prediction), image=image, checkpoint=self.checkpoint.digest)
             for prediction in predict_batches(
@@ -200,28 +200,22 @@ class Predictor:
 
         The features are rounded as in the store, so that predictions equal those of the pipeline.
         """
-        expressions, rejected = split_expressions(
-            RawExpression(str(i), text) for i, text in enumerate(texts)
-        )
-        if rejected or not expressions:
-            raise ValueError(rejected[0].reason if rejected else "no expression is given")
-        texts = [e.text for e in expressions]
         segmenter = self.model.segmenter
         words, word_mask = self.clip.encode_words(texts)
         longest = int(word_mask.sum(1).max())
         features = self.clip.encode_images(self.clip.preprocess(image)[None])
         *phrases, empty = self.clip.encode_phrases([*texts, ""]).float()
-        tokens = _as_stored(features.surgery_tokens).expand(len(texts), -1, -1)
+        tokens = as_stored(features.surgery_tokens).expand(len(texts), -1, -1)
         segmenter_features = segmenter.encode_images(segmenter.preprocess(image)[None])
         return Batch(
             pictures=[name],
             sizes=torch.tensor([image.shape[:2]]),
-            visual_features=[_as_stored(level) for level in features.visual_features],
-            segmenter_features={n: _as_stored(f) for n, f in segmenter_features.items()},
+            visual_features=[as_stored(level) for level in features.visual_features],
+            segmenter_features={n: as_stored(f) for n, f in segmenter_features.items()},
             picture_index=torch.zeros(len(texts), dtype=torch.long),
-            expression_ids=[e.expression_id for e in expressions],
-            texts=texts,
-            word_features=_as_stored(words * word_mask[..., None])[:, :longest],
+            expression_ids=[str(i) for i in range(len(texts))],
+            texts=list(texts),
+            word_features=as_stored(words * word_mask[..., None])[:, :longest],
             word_mask=word_mask[:, :longest],
             targets=None,
             similarity=similarity(tokens, torch.stack(phrases), empty),
@@ -233,7 +227,23 @@ def save_mask(mask: np.ndarray, path: str | Path) -> None:
     Image.fromarray(mask.astype(np.uint8) * 255).save(path)
 
 
-def _as_stored(features: torch.Tensor) -> torch.Tensor:
+def name_of(picture: AnyPicture) -> str:
+    """Return the name of a picture in its predictions: its path, or none for an array."""
+    return printable(picture) if isinstance(picture, str | Path) else ""
+
+
+def checked_texts(texts: Sequence[str]) -> list[str]:
+    """Return expressions as the model reads them. Raises ValueError if there is none, or no word.
+
+    Blanks around an expression are removed.
+    """
+    found, rejected = split_expressions(RawExpression(str(i), t) for i, t in enumerate(texts))
+    if rejected or not found:
+        raise ValueError(rejected[0].reason if rejected else "no expression is given")
+    return [expression.text for expression in found]
+
+
+def as_stored(features: torch.Tensor) -> torch.Tensor:
     """Round features to half precision, as they are in the store."""
     return features.half().float()
 

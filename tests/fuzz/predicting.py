@@ -25,6 +25,8 @@ from ppt.serving.predict_table import predict_table
 from ppt.serving.stored_checkpoint import open_checkpoint
 from ppt.steps.local_runner import LocalRunner
 
+COCO = ("coco.results.json", "coco.images.json")
+
 _names = st.one_of(
     st.sampled_from(["a.jpg", "a b.jpg", "é.jpg", "e\u0301.jpg", "\udce9.jpg", "x" * 240 + ".jpg"]),
     st.sampled_from(["a.png", ".jpg", "#.jpg", "[b]x[/b].jpg", "no.jpg", "-a.jpg", "a\nb.jpg"]),
@@ -62,19 +64,20 @@ def _check_question(folder: Path, about: Mapping[str, Any], run: Path) -> Outcom
     if any("\0" in text for text in [*given, *about["options"]]):
         given = [text.replace("\0", "") for text in given]
         about = {**about, "options": []}
-    places = ["--checkpoint", str(run), "--out", str(out)]
+    places = ["--checkpoint", str(run), "--out", str(out), "--force"]
     result = ppt("predict", *places, *about["options"], "--", *given)
     if result.exit_code:
         assert result.exit_code == 2, result.output
-        assert not list(out.glob("*.json")), "results beside an error"
+        assert not list(out.glob("*")), "results beside an error"
         return "told"
     asked = given[1:]
-    found = [json.loads(path.read_text()) for path in out.glob("*.json")]
+    files = [path for path in out.glob("*.json") if path.name not in COCO]
+    found = [json.loads(path.read_text()) for path in files]
     kept, rejected = split_expressions(RawExpression("", text) for text in asked)
     assert not rejected, f"a text was left out: {rejected}"
     wanted = {expression.text for expression in kept}
     assert {row["expression"] for row in found} == wanted, f"{found} of {wanted}"
-    for path in out.glob("*.json"):
+    for path in files:
         row = json.loads(path.read_text())
         mask = coco.decode(row["mask"]).astype(bool)
         shown = np.asarray(Image.open(path.with_name(f"{path.stem}.mask.png"))) > 0
@@ -110,6 +113,7 @@ def _check_table(folder: Path, about: Mapping[str, Any], run: Path) -> Outcome:
             open_checkpoint(run),
             folder / "out",
             lambda store: nullcontext(LocalRunner(store, Resources())),
+            force=True,
         )
     except ConfigError as error:
         return told(error)

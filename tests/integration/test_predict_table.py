@@ -11,15 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
+from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
+from ppt.config import Resources
 from ppt.images.masks import decode_rle, iou
 from ppt.images.pictures import check_picture
 from ppt.jobs.cli import app
 from ppt.serving.predict_table import predict_table
 from ppt.serving.predictor import Predictor
 from ppt.serving.stored_checkpoint import open_checkpoint
+from ppt.serving.zero_shot import ZeroShotPredictor, zero_shot
 from ppt.steps.local_runner import LocalRunner
+from ppt.toybox import world
 from ppt.tracking.record import RunRecord
 
 
@@ -50,6 +54,22 @@ def test_the_same_as_the_evaluation_saw(finished: RunRecord) -> None:
             assert prediction.score == pytest.approx(row["score"], abs=1e-3)
 
 
+def test_without_training_it_is_the_published_baseline(finished: RunRecord) -> None:
+    """The same points, masks and scores as `clip_sam_published` of the evaluation."""
+    predictor = ZeroShotPredictor.of("toybox", "toybox", device="cpu")
+    measured = finished.baselines["clip_sam_published"].results.read_all().to_pylist()
+    stored = {row["expression_id"]: row for row in measured}
+    for sample in _held_out(finished, 4):
+        texts = [e["text"] for e in sample["expressions"]]
+        found = predictor.predict(check_picture(sample["image"]), texts)
+        for expression, prediction in zip(sample["expressions"], found, strict=True):
+            row = stored[expression["expression_id"]]
+            np.testing.assert_allclose(prediction.points.flatten(), row["points"], atol=1e-4)
+            mask = decode_rle(row["mask"], sample["height"], sample["width"])
+            assert iou(mask, prediction.mask) > 0.98 or not mask.any()
+            assert prediction.score == pytest.approx(min(max(row["score"], 0), 1), abs=1e-2)
+
+
 def test_one_picture(finished: RunRecord, tmp_path: Path) -> None:
     sample = _held_out(finished, 1)[0]
     (tmp_path / "photo.png").write_bytes(sample["image"])
@@ -62,7 +82,8 @@ def test_one_picture(finished: RunRecord, tmp_path: Path) -> None:
     assert code == 0, output
     names = {path.name for path in (tmp_path / "out").iterdir()}
     parts = (".png", ".mask.png", ".json")
-    assert names == {f"photo-{t}{part}" for t in ("the-red-car", "boat") for part in parts}
+    results = {f"photo-{t}{part}" for t in ("the-red-car", "boat") for part in parts}
+    assert names == results | {"coco.results.json", "coco.images.json"}
     told = json.loads((tmp_path / "out" / "photo-boat.json").read_text())
     assert told["checkpoint"] == finished.stage("ris_joint").checkpoint.digest
     mask = np.asarray(Image.open(tmp_path / "out" / "photo-boat.mask.png"))
@@ -94,6 +115,10 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
     assert rows == [json.loads(li) for li in (out / "predictions.jsonl").read_text().splitlines()]
     assert sorted(path.name for path in (out / "masks").iterdir()) == [
         f"{row['row']:06d}.png" for row in rows
+    ]
+    results = COCO(str(out / "coco.images.json")).loadRes(str(out / "coco.results.json"))
+    assert [results.annToMask(found).sum() for found in results.anns.values()] == [
+        coco.area(row["mask"]) for row in rows
     ]
     predictor = Predictor.from_checkpoint(finished.folder)
     for row in rows:
@@ -150,3 +175,26 @@ def test_the_users_mistakes_end_with_2(
     code, output = _predict(*arguments)
     assert code == 2, output
     assert message in output
+
+
+def test_a_table_without_training_and_pictures_of_another_world(tmp_path: Path) -> None:
+    """With the embedded world's CLIP and SAM, only its own pictures are answered unless forced."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (120, 90, 3), np.uint8)).save(tmp_path / "photo.png")
+    Image.fromarray(world.scene(1, 0).image).save(tmp_path / "scene.png")
+    (tmp_path / "t.csv").write_text("picture,expression\nphoto.png,a car\nscene.png,a car\n")
+    model = zero_shot("toybox", "toybox")
+    for force, predicted in ((False, [2]), (True, [1, 2])):
+        found = predict_table(
+            tmp_path / "t.csv",
+            model,
+            tmp_path / "out",
+            lambda store: nullcontext(LocalRunner(store, Resources())),
+            force=force,
+        )
+        rows = pq.read_table(found.predictions).to_pylist()
+        assert [row["row"] for row in rows] == predicted
+        assert all(row["checkpoint"] == model.digest for row in rows)
+        reasons = [row["reason"] for row in found.reasons]
+        assert len(reasons) == 2 - len(predicted)
+        assert all("is no picture of the embedded world" in reason for reason in reasons)

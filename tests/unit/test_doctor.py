@@ -197,7 +197,8 @@ def test_no_picture_of_refcoco(tmp_path: Path) -> None:
     assert check.state == "missing"
     assert "train 2 of 42,404 refs, 0 of 2 pictures" in check.found
     link = "http://images.cocodataset.org/zips/train2014.zip"
-    told = f"unpack train2014.zip of COCO (82,783 pictures, 13 GB; {link}) into {root}/images"
+    get = f"{link}; `ppt download coco_train2014`"
+    told = f"unpack train2014.zip of COCO (82,783 pictures, 13 GB; {get}) into {root}/images"
     assert told in check.todo
     code, output = doctor(PHOTOS, *photos(root))
     assert code == 1
@@ -394,11 +395,10 @@ def test_other_weights(override: str, name: str, state: str, message: str) -> No
     assert message in check.found
 
 
-def test_what_is_not_published_is_not_told() -> None:
+def test_weights_that_are_missing_can_be_downloaded() -> None:
     check = lines(PAPER, "model.sam.name=mobile_sam")["model.sam"]
     assert check.state == "missing"
-    link = "https://github.com/ChaoningZhang/MobileSAM"
-    assert f"get mobile_sam.pt, 40.7 MB ({link}), put it" in check.todo
+    assert "`ppt download mobile_sam`, or get mobile_sam.pt, 40.7 MB (https://" in check.todo
 
 
 def test_random_weights_are_a_warning() -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ppt"
 FLOORS = [  # from the ground; a room may use the rooms on lower floors only
     {"config"},
-    {"images", "store", "toybox"},
+    {"images", "store", "toybox", "downloads"},
     {"data", "evaluation", "batches"},
     {"models"},
     {"labels", "training"},

@@ -182,14 +182,18 @@ def test_every_kind_of_picture(predictor, image, tmp_path, name):
 def test_the_lines_of_the_documentation_run(run, image, tmp_path, monkeypatch):
     text = (Path(__file__).parents[2] / "docs" / "predict.md").read_text()
     lines = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(lines) == 2
+    assert len(lines) == 3
     shutil.copytree(run.parent, tmp_path / "runs")
     Image.fromarray(image).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
-    for block in lines:
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    _command(run, "scene.png", *TEXTS)
+    for block in lines[:2]:
         exec(block, names := {})
         assert names["prediction"].mask.shape == (64, 96)
     assert (tmp_path / "overlay.png").exists()
+    exec(lines[2], names := {})
+    assert len(names["results"].anns) == 2
 
 
 def test_json_is_what_coco_tools_read(predictor, image):
@@ -260,9 +264,10 @@ def _command(run: Path, *arguments: object) -> str:
 
 def _results(out: Path) -> dict[tuple[str, str], str]:
     """(picture, expression) -> the name of the result, each of which has its three files."""
-    names = [path.stem for path in out.glob("*.json")]
+    coco_files = {path.name for path in out.glob("coco*.json")}
+    names = [path.stem for path in out.glob("*.json") if path.name not in coco_files]
     files = {f"{name}{part}" for name in names for part in (".png", ".mask.png", ".json")}
-    assert {path.name for path in out.iterdir()} == files
+    assert {path.name for path in out.iterdir()} == files | coco_files
     told = {name: json.loads((out / f"{name}.json").read_text()) for name in names}
     for name, record in told.items():
         mask = np.asarray(Image.open(out / f"{name}.mask.png")) == 255

@@ -163,9 +163,9 @@ NOT_COVERED = {
         "model": OF_CHECKPOINT,
     },
     PredictRows: {
-        "checkpoint.folder": "the digest names it",
-        "checkpoint.model": "the digest names it",
-        "checkpoint.encoders": "the digest names it",
+        "model.folder": "the digest names it",
+        "model.model": "the digest names it",
+        "model.encoders": "the digest names it",
     },
     StageTraining: {
         "stage.select": "the labels are covered",
