@@ -56,7 +56,7 @@ def write_figures(
     content = {"facts": dict(facts), "rows": [asdict(row) for row in rows]}
     (out / JSON).write_text(json.dumps(content, indent=1))
     (out / MARKDOWN).write_text(as_markdown(rows, titles, facts))
-    plot(rows, titles).savefig(out / PLOT)
+    plot(rows).savefig(out / PLOT)
 
 
 def as_markdown(rows: Sequence[Row], titles: Mapping[str, str], facts: Mapping[str, str]) -> str:
@@ -78,7 +78,7 @@ def value_text(row: Row) -> str:
     return f"{number} {row.unit}"
 
 
-def plot(rows: Sequence[Row], titles: Mapping[str, str]) -> Figure:
+def plot(rows: Sequence[Row]) -> Figure:
     """Draw all ratios, the parts of an iteration as shares of the whole, and the memory."""
     ratios = [row for row in rows if row.unit == RATIO and row.part != "c" or " / " in row.name]
     parts = [row for row in rows if row.part == "f" and row.unit == "ms" and row.name != WHOLE]
@@ -87,14 +87,15 @@ def plot(rows: Sequence[Row], titles: Mapping[str, str]) -> Figure:
     heights = [len(ratios) + 2, len(parts) + 2, len(memory) + 2]
     above, middle, below = figure.subplots(3, height_ratios=heights)
     whole = {row.size: row.value for row in rows if row.part == "f" and row.name == WHOLE}
-    for axes, shown, values, title in (
-        (above, ratios, [row.value for row in ratios], "ratios (logarithmic)"),
-        (middle, parts, [row.value / whole[row.size] for row in parts], f"(f) {titles['f']}"),
-        (below, memory, [row.value for row in memory], f"(h) {titles['h']}, in GB"),
+    for axes, shown, values, start, title in (
+        (above, ratios, [row.value for row in ratios], 1, "ratios, logarithmic"),
+        (middle, parts, [row.value / whole[row.size] for row in parts], 0, "share of an iteration"),
+        (below, memory, [row.value for row in memory], 0, "memory in GB"),
     ):
-        labels = [f"({row.part}) {row.name}, {row.size}" for row in shown]
-        bars = axes.barh(range(len(shown)), values)
+        widths = [value - start for value in values]
+        bars = axes.barh(range(len(shown)), widths, left=start)
         axes.bar_label(bars, [f" {value:.2g}" for value in values])
+        labels = [f"({row.part}) {row.name}, {row.size}" for row in shown]
         axes.set_yticks(range(len(shown)), labels)
         axes.invert_yaxis()
         axes.margins(x=0.15)
