@@ -51,7 +51,8 @@ def _measure_command(setting: Setting) -> list[Row]:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
     ended = time.time()
     nodes = [n for n in Store(curriculum.store).complete_nodes() if n.kind == "checkpoints"]
-    first, second = sorted(time for node in nodes for time in epochs_finished(node))
+    finished = (moment for node in nodes for moment in epochs_finished(node))
+    first, second = sorted(moment for moment in finished if moment > started)
     return [
         Row("g", "toy", "from the command to the first iteration", first - started, "s"),
         Row("g", "toy", "from stage to stage, with Select and evaluation", second - first, "s"),
