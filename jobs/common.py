@@ -10,6 +10,7 @@ import functools
 import os
 import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,26 @@ Overrides = Annotated[
 Local = Annotated[
     bool, typer.Option("--local", help="Run in this process, without Ray; the digests are equal.")
 ]
+TrainedRun = Annotated[
+    Path,
+    typer.Option("--checkpoint", help="The folder of a finished run (runs/NAME) or a checkpoint."),
+]
+RunStage = Annotated[
+    str | None,
+    typer.Option("--stage", help="A stage of the run, e.g. ris_joint; by default the chosen one."),
+]
+ClipWeights = Annotated[
+    Path | None,
+    typer.Option("--clip-weights", help="CLIP's weights, if not where they were in training."),
+]
+SamWeights = Annotated[
+    Path | None,
+    typer.Option("--sam-weights", help="SAM's weights, if not where they were in training."),
+]
+Host = Annotated[
+    str, typer.Option("--host", help="The address to listen on; 0.0.0.0 is all of this machine's.")
+]
+Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen on.")]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -215,6 +236,28 @@ def run(
 
     with open_runner(curriculum, local=local) as runner:
         return run_curriculum(curriculum, runner, **options)
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Raise ConfigError, which names the extra, if an import in the block lacks a package."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("ppt"):
+            raise
+        raise ConfigError(
+            f"{error.name} is not installed: pip install 'ppt-ris[{extra}]'"
+        ) from None
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise ConfigError if this machine cannot listen on an address and a port."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 
 FILE_WIDTH = 160

@@ -170,7 +170,7 @@ class PointGeneratorConfig(_Config):
     # The number of heads of each attention.
     num_heads: int = Field(8, gt=0)
     # The inner width of the feed-forward networks.
-    ffn_size: int = Field(1744, gt=0, le=16_384)
+    ffn_size: int = Field(1824, gt=0, le=16_384)
     # The width in which image and text features are fused.
     fusion_size: int = Field(64, gt=0, le=16_384)
     # The inner width of the heads that predict points and scores.

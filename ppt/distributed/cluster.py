@@ -22,11 +22,12 @@ STARTS = 3
 
 
 @contextmanager
-def connected(resources: Resources, *, dashboard: bool = False) -> Iterator[None]:
-    """Connect to the cluster, check that the run fits, and disconnect after the block.
+def connected(resources: Resources | None = None, *, dashboard: bool = False) -> Iterator[None]:
+    """Connect to the cluster, check that a run fits, and disconnect after the block.
 
-    Ray's own messages stay in its log files. With `dashboard`, a cluster that is started here gets
-    a dashboard. Raises ConfigError if the run does not fit, or if Ray does not start.
+    Ray's own messages stay in its log files. Without `resources` nothing is checked. With
+    `dashboard`, a cluster that is started here gets a dashboard. Raises ConfigError if the run does
+    not fit, or if Ray does not start.
     """
     # Ray Train asks its workers at this interval whether they are done: a training ends sooner.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -35,7 +36,8 @@ def connected(resources: Resources, *, dashboard: bool = False) -> Iterator[None
     if not already:
         _start(dashboard)
     try:
-        check_fits(resources)
+        if resources is not None:
+            check_fits(resources)
         yield
     finally:
         if not already:

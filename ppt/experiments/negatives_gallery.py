@@ -13,8 +13,8 @@ from PIL import Image
 
 from ppt.experiments.ablation import Measured, chosen_stage
 from ppt.images.masks import decode_rle
+from ppt.images.panels import data_uri, mask_panel
 from ppt.report.gallery import Figure, Strip
-from ppt.report.panels import data_uri, mask_panel
 from ppt.report.scenes import Scenes, load_scenes
 from ppt.report.sentences import UNKNOWN, Sentence
 

@@ -49,12 +49,12 @@ class UprightPicture(NamedTuple):
     orientation: int  # 1 to 8; 1 if the file gives none
 
 
-def check_picture(data: bytes) -> np.ndarray:
+def check_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode the bytes of a picture file to uint8 [H, W, 3] RGB, as `decode_picture` does."""
-    return decode_picture(data).pixels
+    return decode_picture(data, max_pixels).pixels
 
 
-def decode_picture(data: bytes) -> UprightPicture:
+def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> UprightPicture:
     """Decode the bytes of a JPEG, PNG or other picture file, and turn the picture upright.
 
     Grey, palette, 16-bit and CMYK pictures are converted to RGB. Transparent pictures are put on a
@@ -62,10 +62,10 @@ def decode_picture(data: bytes) -> UprightPicture:
 
     Raises:
         UnreadablePicture: if the bytes are not a picture, if the file is truncated, or if its size
-            is beyond `MIN_SIDE`, `MAX_PIXELS` or `MAX_RATIO`.
+            is beyond `MIN_SIDE`, `max_pixels` or `MAX_RATIO`.
     """
     with _decoding("picture", data) as picture:
-        return _check(picture)
+        return _check(picture, max_pixels)
 
 
 def check_mask(data: bytes) -> np.ndarray:
@@ -214,23 +214,23 @@ def read_picture(picture: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     return check_picture(data)
 
 
-def _check(picture: Image.Image) -> UprightPicture:
+def _check(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> UprightPicture:
     """Check the size of a picture before its pixels are decoded, and turn it upright."""
-    _check_size("picture", picture.size)
+    _check_size("picture", picture.size, max_pixels)
     given = _orientation(picture)
     picture.load()
     left = _orientation(picture)  # Pillow itself turns a TIFF when it loads it
     return UprightPicture(turn_upright(np.asarray(_to_rgb(picture)), left), given)
 
 
-def _check_size(what: str, size: tuple[int, int]) -> None:
+def _check_size(what: str, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
     """Raise `UnreadablePicture` if no picture of this (width, height) is accepted."""
     width, height = size
     told = f"{what} is {width}x{height}"
     if min(size) < MIN_SIDE:
         raise UnreadablePicture(f"{told}, needs at least {MIN_SIDE}x{MIN_SIDE}")
-    if width * height > MAX_PIXELS:
-        raise UnreadablePicture(f"{told}, may have at most {MAX_PIXELS:,} pixels")
+    if width * height > max_pixels:
+        raise UnreadablePicture(f"{told}, may have at most {max_pixels:,} pixels")
     if max(size) > MAX_RATIO * min(size):
         raise UnreadablePicture(f"{told}, may be at most {MAX_RATIO} times as long as wide")
 

@@ -40,7 +40,7 @@ def similarity_maps(surgery_tokens: Tensor, phrases: Tensor, empty_embedding: Te
         phrases: the embeddings of the phrases, [P, E].
         empty_embedding: the embedding of the empty text, [E].
     """
-    return _as_maps(similarity(surgery_tokens, phrases, empty_embedding))
+    return as_maps(similarity(surgery_tokens, phrases, empty_embedding))
 
 
 def similarity(surgery_tokens: Tensor, phrases: Tensor, empty_embedding: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def similarity(surgery_tokens: Tensor, phrases: Tensor, empty_embedding: Tensor)
     return (surgery_tokens[:, 1:] @ meaning[:, :, None])[..., 0]
 
 
-def _as_maps(similarity: Tensor) -> Tensor:
+def as_maps(similarity: Tensor) -> Tensor:
     """Reshape similarities [N, L] to maps [N, g, g] and scale them to [0, 1]."""
     side = isqrt(similarity.shape[-1])
     if side * side != similarity.shape[-1]:

@@ -5,6 +5,7 @@ Letters as in `ppt.models.image_text_encoder`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -214,6 +215,20 @@ class ClipEncoder(Frozen):
         features = F.pad(features, (0, 0, 0, self.context_length - features.shape[1]))
         mask = torch.arange(self.context_length, device=last.device) <= last[:, None]
         return features, mask
+
+    def words_read(self, text: str) -> list[tuple[str, bool]]:
+        """Return the words of a text in their order, and whether the encoder reads each of them.
+
+        A word beyond the context changes no token of what comes before it. The toybox's tokenizer
+        says which words it knows; open_clip's knows the parts of every word.
+        """
+        found = list(re.finditer(r"\w+(?:['’-]\w+)*", text))
+        rows = self.tokenizer(["", *(text[: word.end()] for word in found)])
+        knows = getattr(self.tokenizer, "knows", lambda word: True)
+        return [
+            (word[0], knows(word[0]) and not torch.equal(before, after))
+            for word, before, after in zip(found, rows[:-1], rows[1:], strict=True)
+        ]
 
     @torch.no_grad()
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:

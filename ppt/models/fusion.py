@@ -46,11 +46,9 @@ class Attention(nn.Module):
         """Split [B, S, dim] into heads: [B, heads, S, dim / heads]."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def _weights(self, scores: Tensor, mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    def _weights(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         """Turn dot products [B, heads, Q, S] into attention weights."""
         scores = scores * (self.q.out_features // self.num_heads) ** -0.5
-        if bias is not None:
-            scores = scores + bias[:, None]
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
         return scores.softmax(-1)
@@ -64,20 +62,13 @@ class FewQueriesAttention(Attention):
     """
 
     def forward(  # type: ignore[override]
-        self,
-        query: Tensor,
-        memory: Tensor,
-        mask: Tensor | None = None,
-        bias: Tensor | None = None,
+        self, query: Tensor, memory: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return also where each query looked: the mean of the heads' weights, [B, Q, S].
-
-        `bias` [B, Q, S] is added to the scores of every head.
-        """
+        """Return also where each query looked: the mean of the heads' weights, [B, Q, S]."""
         w_k, w_v = (p.weight.unflatten(0, (self.num_heads, -1)) for p in (self.k, self.v))
         lifted = self._split(self.q(query)) @ w_k  # [B, heads, Q, kv_dim]
         scores = lifted.flatten(1, 2) @ memory.transpose(1, 2)
-        weights = self._weights(scores.unflatten(1, lifted.shape[1:3]), mask, bias)
+        weights = self._weights(scores.unflatten(1, lifted.shape[1:3]), mask)
         mixed = (weights.flatten(1, 2) @ memory).view_as(lifted) @ w_v.transpose(1, 2)
         return self.out(mixed.transpose(1, 2).flatten(2) + self.v.bias), weights.mean(1)
 

@@ -83,5 +83,11 @@ class ImageTextEncoder(Protocol):
             end of a text mean nothing. Longer texts are cut.
         """
 
+    def words_read(self, text: str) -> list[tuple[str, bool]]:
+        """Return the words of a text in their order, and whether the encoder reads each of them.
+
+        It does not read words beyond its context, nor those that its tokenizer does not know.
+        """
+
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
         """Compute one embedding of length 1 for each phrase, [B, E], as in `surgery_tokens`."""

@@ -116,10 +116,14 @@ class _PointHead(nn.Module):
     def __init__(self, dim: int, visual_dim: int, num_points: int, head_size: int) -> None:
         super().__init__()
         self.points = nn.Parameter(0.5 * torch.randn(num_points, dim))  # what tells them apart
-        self.attention = FewQueriesAttention(dim, visual_dim, num_heads=1)
+        self.look_for = nn.Linear(dim, visual_dim, bias=False)
+        self.found = nn.Linear(visual_dim, dim)
         self.at_point = nn.Linear(visual_dim, dim, bias=False)
         self.offset_head = _mlp(dim, head_size, 2)
         self.label_head = _mlp(dim, head_size, 1)
+        for linear in (self.look_for, self.found):
+            nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(self.found.bias)
 
     def forward(self, queries: Tensor, looked_at: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
         """Return the points [B, K, M, 2], normalised (x, y), and their label logits [B, K, M].
@@ -127,16 +131,20 @@ class _PointHead(nn.Module):
         A point lies off the place where it looked, the mean of its attention, by an offset. Its
         label depends on the patches around the point, but does not move it.
         """
-        num_points = len(self.points)
+        # A patch's score is a dot product with a query plus a point; it is the sum of two products.
+        of_query, of_point = (
+            self.look_for(state) @ visual.transpose(1, 2) * visual.shape[2] ** -0.5
+            for state in (queries, self.points)
+        )
+        scores = (of_query + looked_at.clamp(min=1e-6).log())[:, :, None] + of_point[:, None]
+        attended = scores.softmax(-1).flatten(1, 2)  # [B, K M, L]
         states = (queries[:, :, None] + self.points).flatten(1, 2)  # [B, K M, d]
-        start = looked_at.clamp(min=1e-6).log().repeat_interleave(num_points, 1)
-        found, attended = self.attention(states, visual, bias=start)
-        states = states + found
+        states = states + self.found(attended @ visual)
         place = attended @ patch_centres(attended.shape[-1]).to(attended)  # [B, K M, 2]
         points = (place.logit() + self.offset_head(states)).sigmoid()
         around = _bilinear(visual, points.detach())
         logits = self.label_head(states + self.at_point(around)).squeeze(-1)
-        by_query = (queries.shape[1], num_points)
+        by_query = (queries.shape[1], len(self.points))
         return points.unflatten(1, by_query), logits.unflatten(1, by_query)
 
 

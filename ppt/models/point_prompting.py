@@ -16,8 +16,12 @@ from ppt.models.segmenter import Segmenter
 NO_POINT = -1
 """The label of a point that the segmenter ignores."""
 
-CERTAINTY = 1.5
-"""The least |logit| of r with which a point is prompted (our choice)."""
+SURE_POSITIVE, SURE_NEGATIVE = 1.75, -2.5
+"""The logits of r above and below which a point is prompted (our choice).
+
+A point just outside of the referent takes away from it more than it removes, so that negative
+points have to be surer.
+"""
 
 
 @dataclass
@@ -132,5 +136,7 @@ def prompt_labels(point_logits: Tensor) -> Tensor:
     A point whose label is uncertain is left out. The point with the highest logit of a prompt is
     always foreground, for without such a point a segmenter segments nothing in particular.
     """
-    labels = (point_logits > 0).long().where(point_logits.abs() > CERTAINTY, NO_POINT)
+    labels = torch.full_like(point_logits, NO_POINT, dtype=torch.long)
+    labels = labels.masked_fill(point_logits > SURE_POSITIVE, 1)
+    labels = labels.masked_fill(point_logits < SURE_NEGATIVE, 0)
     return labels.scatter(1, point_logits.argmax(1, keepdim=True), 1)

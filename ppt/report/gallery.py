@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ppt.evaluation.outcomes import FOUND
-from ppt.report.panels import data_uri, strip
+from ppt.images.panels import data_uri, strip
 from ppt.report.scenes import Scenes, draw, load_scenes
 from ppt.report.sentences import UNKNOWN, Change, Comparison, Sentence
 from ppt.tracking.record import RunRecord, StageRecord

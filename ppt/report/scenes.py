@@ -12,8 +12,8 @@ from PIL import Image
 
 from ppt.images.drawing import TRUTH
 from ppt.images.masks import decode_rle
+from ppt.images.panels import mask_panel, picture_panel, similarity_panel
 from ppt.labels.similarity import similarity_maps
-from ppt.report.panels import mask_panel, picture_panel, similarity_panel
 from ppt.report.picture_rows import images_of, rows_of, surgery_tokens_of
 from ppt.report.sentences import Sentence
 from ppt.store.lookup import lookup_text

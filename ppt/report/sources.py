@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ppt.config import SOURCES
 from ppt.images.masks import decode_rle
-from ppt.report.panels import CANDIDATES, candidates_panel, data_uri, mask_panel
+from ppt.images.panels import CANDIDATES, candidates_panel, data_uri, mask_panel
 from ppt.report.picture_rows import images_of, rows_of
 from ppt.store.nodes import DATA, LABELS, Node, digest_of
 from ppt.store.schema import SentenceKey, sentence_key

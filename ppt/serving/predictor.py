@@ -79,6 +79,15 @@ class PicturePrediction(Prediction):
         }
 
 
+@dataclass(frozen=True)
+class Question:
+    """A picture and the expressions whose referents are asked for."""
+
+    image: np.ndarray  # uint8 [height, width, 3] RGB, as `read_picture` returns it
+    texts: Sequence[str]
+    name: str = ""  # of the picture, for display
+
+
 class Predictor:
     """The model of one checkpoint on one device: f_theta and its frozen encoders."""
 
@@ -165,7 +174,6 @@ class Predictor:
     @overload
     def predict(self, picture: AnyPicture, text: list[str]) -> list[PicturePrediction]: ...
 
-    @torch.inference_mode()
     def predict(
         self, picture: AnyPicture, text: str | list[str]
     ) -> PicturePrediction | list[PicturePrediction]:
@@ -184,47 +192,69 @@ class Predictor:
             UnreadablePicture: if the picture cannot be read.
             ValueError: if an expression has no word.
         """
-        image = read_picture(picture)
-        texts = checked_texts([text] if isinstance(text, str) else text)
-        batch = self._encode(name_of(picture), image, texts)
-        found = [
-            PicturePrediction(**vars(prediction), image=image, checkpoint=self.checkpoint.digest)
-            for prediction in predict_batches(
-                self.model, [batch], device=self.device, calibration=self.checkpoint.calibration
-            )
-        ]
+        texts = [text] if isinstance(text, str) else text
+        question = Question(read_picture(picture), texts, name_of(picture))
+        [found] = self.predict_pictures([question])
         return found[0] if isinstance(text, str) else found
 
-    def _encode(self, name: str, image: np.ndarray, texts: Sequence[str]) -> Batch:
-        """Encode a picture and its expressions.
+    @torch.inference_mode()
+    def predict_pictures(self, questions: Sequence[Question]) -> list[list[PicturePrediction]]:
+        """Segment the referents of the expressions of several pictures in one pass of the model.
+
+        Raises ValueError if an expression has no word.
+        """
+        return self.segment(questions, self.encode(questions))
+
+    def segment(self, questions: Sequence[Question], batch: Batch) -> list[list[PicturePrediction]]:
+        """Do what `predict_pictures` does with a batch that `encode` has made of the questions."""
+        found: list[list[PicturePrediction]] = [[] for _ in questions]
+        for picture, prediction in zip(
+            batch.picture_index.tolist(),
+            predict_batches(
+                self.model, [batch], device=self.device, calibration=self.checkpoint.calibration
+            ),
+            strict=True,
+        ):
+            image, checkpoint = questions[picture].image, self.checkpoint.digest
+            found[picture].append(
+                PicturePrediction(**vars(prediction), image=image, checkpoint=checkpoint)
+            )
+        return found
+
+    @torch.inference_mode()
+    def encode(self, questions: Sequence[Question]) -> Batch:
+        """Encode pictures and their expressions.
 
         The features are rounded as in the store, so that predictions equal those of the pipeline.
+        Raises ValueError if an expression has no word, or if a picture has no expression.
         """
+        texts = [text for question in questions for text in checked_texts(question.texts)]
+        counts = torch.tensor([len(question.texts) for question in questions])
+        index = torch.arange(len(questions)).repeat_interleave(counts)
+        images = [question.image for question in questions]
         segmenter = self.model.segmenter
         words, word_mask = self.clip.encode_words(texts)
         longest = int(word_mask.sum(1).max())
-        features = self.clip.encode_images(self.clip.preprocess(image)[None])
+        features = self.clip.encode_images(torch.stack([*map(self.clip.preprocess, images)]))
         *phrases, empty = self.clip.encode_phrases([*texts, ""]).float()
-        tokens = as_stored(features.surgery_tokens).expand(len(texts), -1, -1)
-        segmenter_features = segmenter.encode_images(segmenter.preprocess(image)[None])
+        tokens = as_stored(features.surgery_tokens)[index.to(features.surgery_tokens.device)]
+        pixels = torch.stack([*map(segmenter.preprocess, images)])
         return Batch(
-            pictures=[name],
-            sizes=torch.tensor([image.shape[:2]]),
+            pictures=[question.name for question in questions],
+            sizes=torch.tensor([image.shape[:2] for image in images]),
             visual_features=[as_stored(level) for level in features.visual_features],
-            segmenter_features={n: as_stored(f) for n, f in segmenter_features.items()},
-            picture_index=torch.zeros(len(texts), dtype=torch.long),
+            segmenter_features={
+                name: as_stored(feature)
+                for name, feature in segmenter.encode_images(pixels).items()
+            },
+            picture_index=index,
             expression_ids=[str(i) for i in range(len(texts))],
-            texts=list(texts),
+            texts=texts,
             word_features=as_stored(words * word_mask[..., None])[:, :longest],
             word_mask=word_mask[:, :longest],
             targets=None,
             similarity=similarity(tokens, torch.stack(phrases), empty),
         )
-
-
-def save_mask(mask: np.ndarray, path: str | Path) -> None:
-    """Save a mask, bool [H, W], as a grey PNG file of the same size with the values 0 and 255."""
-    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
 
 
 def name_of(picture: AnyPicture) -> str:
@@ -233,14 +263,19 @@ def name_of(picture: AnyPicture) -> str:
 
 
 def checked_texts(texts: Sequence[str]) -> list[str]:
-    """Return expressions as the model reads them. Raises ValueError if there is none, or no word.
+    """Return expressions as they are encoded, see `split_expressions`.
 
-    Blanks around an expression are removed.
+    Raises ValueError if one of them cannot be used, or if there is none.
     """
-    found, rejected = split_expressions(RawExpression(str(i), t) for i, t in enumerate(texts))
-    if rejected or not found:
+    kept, rejected = split_expressions(RawExpression(str(i), t) for i, t in enumerate(texts))
+    if rejected or not kept:
         raise ValueError(rejected[0].reason if rejected else "no expression is given")
-    return [expression.text for expression in found]
+    return [expression.text for expression in kept]
+
+
+def save_mask(mask: np.ndarray, path: str | Path) -> None:
+    """Save a mask, bool [H, W], as a grey PNG file of the same size with the values 0 and 255."""
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
 
 
 def as_stored(features: torch.Tensor) -> torch.Tensor:

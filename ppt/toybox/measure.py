@@ -160,7 +160,7 @@ def measure_sam(sam: Sam, count: int = 150) -> dict[str, float]:
         `<kind>_part` compare mask 0 with what the points ask for (`literal_mask`). The same names
         with `_best` compare the best of the other three masks with the object or part that is
         meant, and with `_chosen` the one of them with the highest predicted IoU. The other figures
-        are those of `_measure_literal`.
+        are those of `_measure_literal` and `_measure_negatives`.
     """
     pictures = [scene(EVALUATION_SEED, i) for i in range(count)]
     pixels = torch.from_numpy(np.stack([p.image for p in pictures])).permute(0, 3, 1, 2).float()
@@ -184,7 +184,9 @@ def measure_sam(sam: Sam, count: int = 150) -> dict[str, float]:
             quality[name] = ious[:, 0].mean().item()
             quality[f"{name}_best"] = ious[:, 1:].max(1).values.mean().item()
             quality[f"{name}_chosen"] = chosen.mean().item()
-    quality |= _measure_literal(sam, embeddings, [part_id_map(picture) for picture in pictures])
+    part_ids = [part_id_map(picture) for picture in pictures]
+    quality |= _measure_literal(sam, embeddings, part_ids)
+    quality |= _measure_negatives(sam, embeddings, part_ids)
     return {name: round(value, 3) for name, value in quality.items()}
 
 
@@ -215,6 +217,40 @@ def _measure_literal(sam: Sam, embeddings: Tensor, part_ids: list[np.ndarray]) -
             quality["removed"].append(float(np.mean(~found[of_part])))
             quality["kept"].append(float(np.mean(found[rest])))
     return {name: float(np.mean(values)) for name, values in quality.items()}
+
+
+def _measure_negatives(
+    sam: Sam, embeddings: Tensor, part_ids: list[np.ndarray]
+) -> dict[str, float]:
+    """Measure what negative points add to a prompt whose labels are all true.
+
+    Returns:
+        For 8 and for 28 points, drawn in the slightly enlarged box of an object and labelled by it,
+        the mIoU of mask 0 with the object, as `negatives_<points>`; the same without the negative
+        points, as `negatives_<points>_left_out`; and both for the mask for which the points ask
+        (`literal_mask`), with `_literal` at the end.
+    """
+    quality = {}
+    for num_points in (8, 28):
+        rng = np.random.default_rng(EVALUATION_SEED)
+        prompts, asked, asked_without = [], [], []
+        for ids in part_ids:
+            target = choose_target(ids, rng, True)
+            xy, label = sample_prompt(target, ids, "box", num_points, False, rng)
+            prompts.append((xy, label, target))
+            asked.append(_iou(literal_mask(xy, label, ids), target))
+            positive = label == 1
+            asked_without.append(_iou(literal_mask(xy[positive], label[positive], ids), target))
+        points, labels, targets = stack_prompts(prompts)
+        name = f"negatives_{num_points}"
+        for suffix, given, literal in (
+            ("", labels, asked),
+            ("_left_out", labels.where(labels == 1, -1), asked_without),
+        ):
+            logits, _ = decode_masks(sam, embeddings, points, given)
+            quality[name + suffix] = mask_iou(logits[:, 0] > 0, targets).mean().item()
+            quality[f"{name}{suffix}_literal"] = float(np.mean(literal))
+    return quality
 
 
 def _single_mask(sam: Sam, embedding: Tensor, spots: np.ndarray, labels: list[int]) -> np.ndarray:

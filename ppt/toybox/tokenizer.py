@@ -26,6 +26,10 @@ class WordTokenizer:
         """The number of words, including the special ones."""
         return len(self.words)
 
+    def knows(self, text: str) -> bool:
+        """Return whether every word of a text has a number of its own."""
+        return self._numbers["<unk>"] not in self.encode(text)
+
     def encode(self, text: str) -> list[int]:
         """Return the numbers of the words; unknown words become `<unk>`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import re
 import shlex
 import subprocess
@@ -19,7 +20,7 @@ from ppt.config import load_curriculum
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 RAY_UP = ["aws.yaml", "gcp.yaml", "on-premise.yaml"]
-KUBERAY = ["kuberay/raycluster.yaml", "kuberay/rayjob.yaml"]
+KUBERAY = ["kuberay/raycluster.yaml", "kuberay/rayjob.yaml", "kuberay/rayservice.yaml"]
 EDITED = [*RAY_UP, *KUBERAY, "slurm.sh"]
 
 
@@ -94,11 +95,16 @@ def _strict(schema: Any) -> Any:
     return schema
 
 
+def _schema(kind: str) -> dict[str, Any]:
+    path = Path(__file__).parent / f"kuberay/{kind}.schema.yaml"
+    return _strict(yaml.safe_load(path.read_text()))
+
+
 def _kuberay_errors(resource: dict[str, Any]) -> list[str]:
-    job = _strict(
-        yaml.safe_load((Path(__file__).parent / "kuberay/rayjob.schema.yaml").read_text())
-    )
-    schema = job if resource["kind"] == "RayJob" else job["properties"]["rayClusterSpec"]
+    job, service = _schema("rayjob"), _schema("rayservice")
+    cluster = job["properties"]["rayClusterSpec"]
+    service["properties"]["rayClusterConfig"] = cluster
+    schema = {"RayJob": job, "RayCluster": cluster, "RayService": service}[resource["kind"]]
     found = jsonschema.Draft202012Validator(schema).iter_errors(resource["spec"])
     return [f"{error.json_path}: {error.message}" for error in found]
 
@@ -108,6 +114,12 @@ def test_kuberay_takes_the_file(name: str) -> None:
     resource = _load(name)
     assert resource["apiVersion"] == "ray.io/v1"
     assert _kuberay_errors(resource) == []
+
+
+def _cluster_of(name: str) -> dict[str, Any]:
+    """The part of a file's spec that describes the Ray cluster."""
+    spec = _load(name)["spec"]
+    return spec.get("rayClusterSpec", spec.get("rayClusterConfig", spec))
 
 
 def test_kuberays_schema_would_notice() -> None:
@@ -121,12 +133,14 @@ def test_kuberays_schema_would_notice() -> None:
         wrong = copy.deepcopy(cluster)
         wrong["spec"][key] = value
         assert len(_kuberay_errors(wrong)) == 1, key
+    service = _load("kuberay/rayservice.yaml")
+    for key, value in (("serveConfig", ""), ("serveConfigV2", {}), ("rayClusterConfig", {})):
+        assert _kuberay_errors({**service, "spec": {**service["spec"], key: value}}), key
 
 
 @pytest.mark.parametrize("name", KUBERAY)
 def test_pods_have_gpus_a_shared_volume_and_a_head_without_work(name: str) -> None:
-    spec = _load(name)["spec"]
-    spec = spec.get("rayClusterSpec", spec)
+    spec = _cluster_of(name)
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert spec["enableInTreeAutoscaling"] is True
     assert spec["authOptions"] == {"mode": "token"}
@@ -148,6 +162,25 @@ def test_what_a_rayjob_asks_for_is_there_from_the_start() -> None:
     assert command == "train"
     assert resources.most_workers * resources.gpus_per_worker <= group["minReplicas"]
     assert resources.num_actors * resources.gpus_per_actor <= group["minReplicas"]
+
+
+def test_ray_serve_takes_what_a_rayservice_serves_and_has_room_for_it() -> None:
+    pytest.importorskip("grpc_reflection", reason="needs the extra serve")
+    from ray.serve.schema import ServeDeploySchema
+
+    from ppt.distributed.serve import Service
+
+    spec = _load("kuberay/rayservice.yaml")["spec"]
+    [served] = ServeDeploySchema.model_validate(yaml.safe_load(spec["serveConfigV2"])).applications
+    module, _, builder = served.import_path.partition(":")
+    assert callable(getattr(importlib.import_module(module), builder))
+    service = Service.model_validate(served.args)
+    [group] = spec["rayClusterConfig"]["workerGroupSpecs"]
+    [container] = group["template"]["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    assert service.num_replicas <= group["minReplicas"]
+    assert service.gpus_per_replica <= limits["nvidia.com/gpu"]
+    assert service.cpus_per_replica <= float(limits["cpu"])
 
 
 # ---------------------------------------------------------------- Slurm and Docker
@@ -190,6 +223,5 @@ def test_what_the_image_copies_is_there_and_what_it_installs_is_pinned() -> None
 
 @pytest.mark.parametrize("name", KUBERAY)
 def test_rays_version_is_the_pinned_one(name: str) -> None:
-    spec = _load(name)["spec"]
-    version = spec.get("rayClusterSpec", spec)["rayVersion"]
+    version = _cluster_of(name)["rayVersion"]
     assert f"ray=={version}" in (ROOT / "constraints.txt").read_text().splitlines()

@@ -189,6 +189,14 @@ def test_text_beyond_the_context_is_cut():
     assert mask.all()
 
 
+def test_words_beyond_the_context_are_not_read():
+    """open_clip's tokenizer leaves room for 75 tokens; each of these words is one token."""
+    words = make_encoder().words_read("dog, the cat's! " + "dog " * 80)
+    assert [word for word, _ in words] == ["dog", "the", "cat's", *["dog"] * 80]
+    assert 70 <= sum(read for _, read in words) < 75  # a comma and an apostrophe are tokens too
+    assert not words[-1][1] and all(read for _, read in words[:70])
+
+
 def test_phrases_are_averaged_over_templates():
     encoder = make_encoder()
     found = encoder.encode_phrases(["red car", "dog"])

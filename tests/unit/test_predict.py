@@ -10,59 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools import mask as coco
 from typer.testing import CliRunner
+from untrained_run import STAGES, TINY, untrained_run
 
-from ppt.config import ClipConfig, ConfigError, Model, PointGeneratorConfig, SamConfig
+from ppt.config import ConfigError
 from ppt.images.drawing import overlay
 from ppt.images.pictures import UnreadablePicture
 from ppt.jobs.cli import app
-from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
 from ppt.serving.predict_table import read_table
-from ppt.serving.predictor import Predictor, save_mask
+from ppt.serving.predictor import Predictor, Question, save_mask
 from ppt.serving.stored_checkpoint import open_checkpoint
 from ppt.store.checksums import seal, unseal
-from ppt.store.nodes import Store
 from ppt.toybox import world
-from ppt.training.checkpoint import save_checkpoint
 
 TEXTS = ["the red car", "green boat on the left"]
-STAGES = ["semantic_alignment", "refinement.1", "refinement.2"]
-TINY = PointGeneratorConfig(
-    num_queries=3, num_points=4, hidden_size=32, num_heads=4, ffn_size=32, fusion_size=16
-)
-
-
-def write_run(root: Path, model: Model, encoders: dict[str, str]) -> Path:
-    """A run's folder with a checkpoint for each of `STAGES`, as training and the summary write."""
-    store, digests = Store(str(root)), {}
-    for seed, stage in enumerate(STAGES):
-        torch.manual_seed(seed)
-        clip = build_image_text_encoder(ClipConfig())
-        generator = build_point_generator(
-            model.point_generator, clip.visual_dim, clip.text_dim, len(clip.taps)
-        )
-        node = store.node("checkpoints", {"stage": stage, "encoders": encoders})
-        save_checkpoint(node.folder, generator, None, {"history": []})
-        node.write_manifest(history=[], seconds=1.0, model=model.model_dump(mode="json"))
-        digests[f"checkpoints.{stage}"] = node.digest
-    summary = {"stages": [{"name": name} for name in STAGES], "digests": digests}
-    (root / "quickstart").mkdir(parents=True)
-    (root / "quickstart" / "summary.json").write_text(json.dumps(summary))
-    return root / "quickstart"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    encoders = {
-        "clip": build_image_text_encoder(ClipConfig()).fingerprint,
-        "sam": build_segmenter(SamConfig()).fingerprint,
-    }
-    return write_run(
-        tmp_path_factory.mktemp("predict") / "runs", Model(point_generator=TINY), encoders
-    )
+    return untrained_run(tmp_path_factory.mktemp("predict") / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +99,20 @@ def test_a_picture_is_encoded_once_for_all_its_texts(predictor, image):
     for hook in hooks:
         hook.remove()
     assert seen == [1, 1]  # one pass of each net, over one picture
+
+
+def test_pictures_in_one_pass_as_each_alone(predictor, image):
+    """Pictures of other sizes with other numbers of texts do not change each other's masks."""
+    tall = np.ascontiguousarray(world.scene(1, 1).image[:, :48])
+    questions = [Question(image, TEXTS, "a"), Question(tall, TEXTS[:1]), Question(image, ["dog"])]
+    together = predictor.predict_pictures(questions)
+    for question, found in zip(questions, together, strict=True):
+        alone = predictor.predict(question.image, list(question.texts))
+        assert [p.text for p in found] == list(question.texts)
+        for one, other in zip(found, alone, strict=True):
+            assert one.image is question.image and one.picture == question.name
+            np.testing.assert_allclose(one.points, other.points, atol=1e-4)
+            assert np.mean(one.mask != other.mask) < 0.01 and one.mask.shape == other.mask.shape
 
 
 def test_a_path_an_array_and_a_pil_picture_are_the_same(predictor, image, tmp_path):

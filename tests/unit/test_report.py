@@ -16,9 +16,7 @@ from PIL import Image
 from run_record import STAGES, build_record
 
 from ppt.curriculum.choice import choose_stage
-from ppt.report import write_report
-from ppt.report.gallery import outcome_gallery, stage_panels
-from ppt.report.panels import (
+from ppt.images.panels import (
     SIDE,
     candidates_panel,
     data_uri,
@@ -26,6 +24,8 @@ from ppt.report.panels import (
     picture_panel,
     similarity_panel,
 )
+from ppt.report import write_report
+from ppt.report.gallery import outcome_gallery, stage_panels
 from ppt.report.scenes import draw
 from ppt.report.sentences import Sentence, changes, compare
 from ppt.report.sources import select_rounds, training_sources
@@ -262,3 +262,18 @@ def test_mask_and_points_are_where_they_belong(image: np.ndarray) -> None:
 def test_an_empty_mask_and_a_point_outside_are_drawn(image: np.ndarray) -> None:
     panel = mask_panel(image, np.zeros((60, 120), bool), points=[1.0, 1.0], point_labels=[0])
     assert data_uri(panel).startswith("data:image/webp;base64,")
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_is_cut_off_in_a_browser(html: str, tmp_path: Path, width: int) -> None:
+    """At the widths of a desk and of a phone; what is too wide is scrolled within its own box."""
+    pytest.importorskip("websockets", reason="needs the extra serve")
+    browser = pytest.importorskip("browser")
+    if browser.CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    page = tmp_path / "report.html"
+    page.write_text(html)
+    seen = browser.look_at(page.as_uri(), width)
+    assert seen.told == [] and seen.cut_off == []
+    page.write_text(html.replace("</main>", "<div style='width: 2000px'>wide</div></main>"))
+    assert browser.look_at(page.as_uri(), width).cut_off == ["DIV.null: wide"]  # it would be seen

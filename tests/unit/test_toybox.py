@@ -351,3 +351,6 @@ def test_sam_obeys_points(sam):
     assert quality["background"] > 0.9
     assert quality["part"] > 0.35
     assert quality["kept"] > 0.75 and quality["removed"] > 0.2
+    # More points ask for more of the object, and get it; true negative points ask for no less.
+    assert quality["negatives_28"] > quality["negatives_8"] > 0.6
+    assert quality["negatives_28_literal"] == quality["negatives_28_left_out_literal"] > 0.85

@@ -16,7 +16,13 @@ from torch import nn
 from ppt.batches.batch import Batch
 from ppt.config import LossWeights, MatchCost, Training
 from ppt.models.point_generator import PointGenerator
-from ppt.models.point_prompting import CERTAINTY, NO_POINT, PointPrompting, prompt_labels
+from ppt.models.point_prompting import (
+    NO_POINT,
+    SURE_NEGATIVE,
+    SURE_POSITIVE,
+    PointPrompting,
+    prompt_labels,
+)
 from ppt.models.prediction import predict_batches
 from ppt.models.sam import SamSegmenter
 from ppt.training import loop
@@ -265,13 +271,15 @@ def test_negative_points_can_be_left_out():
 
 
 def test_a_positive_point_is_forced():
-    logits = torch.tensor([[-3.0, -2.0, -4.0], [3.0, -3.0, 2.0]])
+    logits = torch.tensor([[-3.0, -2.6, -4.0], [3.0, -3.0, 2.0]])
     assert prompt_labels(logits).tolist() == [[0, 1, 0], [1, 0, 1]]
 
 
 def test_a_point_of_uncertain_label_is_not_prompted():
-    sure = CERTAINTY + 0.01
-    logits = torch.tensor([[sure, -sure, 1.4, -1.4], [-1.4, 0.2, -sure, 0.1]])
+    positive, negative = SURE_POSITIVE + 0.01, SURE_NEGATIVE - 0.01
+    logits = torch.tensor(
+        [[positive, negative, SURE_POSITIVE, SURE_NEGATIVE], [-1.4, 0.2, negative, 0.1]]
+    )
     assert prompt_labels(logits).tolist() == [
         [1, 0, NO_POINT, NO_POINT],
         [NO_POINT, 1, 0, NO_POINT],

@@ -1,4 +1,4 @@
-"""Panels for the page and for MLflow: masks, prompt points and similarity maps on small pictures.
+"""Panels for pages and for MLflow: masks, prompt points and similarity maps on small pictures.
 
 Pictures are uint8 [H, W, 3] RGB, masks are bool [H, W] of the same size, and points are (x, y) in
 [0, 1].
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ppt.images.drawing import PREDICTION, darken, paint_mask, paint_points, resize
 
 SIDE = 208
-"""The length of a panel's long side in pixels."""
+"""The length of a panel's long side in pixels, where none is given."""
 
 CANDIDATES = ("#1fa8ff", "#ff7f0e", "#b05cff", "#00a88f", "#e84393", "#8d6e63")
 """The colours of an expression's candidates."""
@@ -26,9 +26,9 @@ _HEAT = np.array(
 )
 
 
-def picture_panel(image: np.ndarray) -> Image.Image:
-    """Return the picture with its long side scaled to `SIDE`."""
-    return resize(image, SIDE)
+def picture_panel(image: np.ndarray, side: int = SIDE) -> Image.Image:
+    """Return the picture with its long side scaled to `side` pixels."""
+    return resize(image, side)
 
 
 def mask_panel(
@@ -36,36 +36,37 @@ def mask_panel(
     mask: np.ndarray,
     *,
     colour: str = PREDICTION,
-    points: Sequence[float] = (),
-    point_labels: Sequence[int] = (),
+    points: Sequence[float] | np.ndarray = (),
+    point_labels: Sequence[int] | np.ndarray = (),
+    side: int = SIDE,
 ) -> Image.Image:
     """Draw a mask and its points over the darkened picture.
 
-    `points` is x0, y0, x1, y1, ... A positive point is a plus on green, and a negative one is a
-    minus on red.
+    `points` is [P, 2] or x0, y0, x1, y1, ... A positive point is a plus on green, and a negative
+    one is a minus on red.
     """
-    original = picture_panel(image)
+    original = picture_panel(image, side)
     panel = paint_mask(darken(original), mask, colour, original=original)
     return paint_points(panel, points, point_labels)
 
 
 def candidates_panel(
-    image: np.ndarray, masks: Sequence[np.ndarray], colours: Sequence[str]
+    image: np.ndarray, masks: Sequence[np.ndarray], colours: Sequence[str], side: int = SIDE
 ) -> Image.Image:
     """Draw several masks over the darkened picture, each in its own colour."""
-    original = picture_panel(image)
+    original = picture_panel(image, side)
     panel = darken(original)
     for mask, colour in zip(masks, colours, strict=True):
         panel = paint_mask(panel, mask, colour, original=original)
     return panel
 
 
-def similarity_panel(image: np.ndarray, similarity: np.ndarray) -> Image.Image:
+def similarity_panel(image: np.ndarray, similarity: np.ndarray, side: int = SIDE) -> Image.Image:
     """Draw a similarity map, [g, g] in [0, 1], over the grey picture.
 
     Low similarity is dark, and high similarity is yellow.
     """
-    grey = picture_panel(image).convert("L").convert("RGB")
+    grey = picture_panel(image, side).convert("L").convert("RGB")
     small = Image.fromarray(np.rint(similarity * 255).astype(np.uint8))
     level = np.asarray(small.resize(grey.size, Image.Resampling.BICUBIC), np.float64) / 255
     stops = np.linspace(0, 1, len(_HEAT))
