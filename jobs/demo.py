@@ -62,7 +62,7 @@ def main(
     labels = load_run(checkpoint.absolute()).labels if has_run else Labels()
     examples: dict[str, Example] = {}
     if pictures is not None:
-        examples = _examples(pictures)
+        examples = pictures_of(pictures)
     elif predictor.checkpoint.model.clip.name == "toybox":
         examples = embedded_world()
     title = f"{checkpoint.absolute().name}, checkpoint {predictor.checkpoint.digest}"
@@ -71,7 +71,7 @@ def main(
     uvicorn.run(app, host=host, port=port, log_level="warning")
 
 
-def _examples(folder: Path) -> dict[str, Example]:
+def pictures_of(folder: Path) -> dict[str, Example]:
     """Return the pictures of a folder, by their names; what cannot be read is left out.
 
     Raises ConfigError if there is none.

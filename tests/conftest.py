@@ -14,6 +14,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers yield to all other processes; beside a busy one they would hardly get on.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# On a busy machine Ray Serve's proxy is not ready within 5 seconds (see ppt/distributed/serve.py).
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 
 if TYPE_CHECKING:  # torch and Ray are imported by the tests that need them
     from ppt.distributed.actors import ActorPool

@@ -66,13 +66,12 @@ class ZeroShot:
     @property
     def digest(self) -> str:
         """The digest of all on which the predictions depend."""
-        return digest_of(
-            {
-                "clip": clip_fingerprint(self.clip),
-                "sam": sam_fingerprint(self.sam),
-                "recipe": PUBLISHED_RECIPE.model_dump(),
-            }
-        )
+        return _digest(clip_fingerprint(self.clip), sam_fingerprint(self.sam))
+
+
+def _digest(clip_fingerprint: str, sam_fingerprint: str) -> str:
+    recipe = PUBLISHED_RECIPE.model_dump()
+    return digest_of({"clip": clip_fingerprint, "sam": sam_fingerprint, "recipe": recipe})
 
 
 class ZeroShotPredictor:
@@ -90,7 +89,7 @@ class ZeroShotPredictor:
             self.segmenter = build_segmenter(model.sam).to(self.device)
         except (ValueError, OSError) as error:
             raise ConfigError(str(error)) from error
-        self.digest = model.digest
+        self.digest = _digest(self.clip.fingerprint, self.segmenter.fingerprint)
 
     @classmethod
     def of(

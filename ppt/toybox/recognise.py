@@ -6,8 +6,8 @@ import numpy as np
 
 from ppt.toybox.world import IMAGE_SIZE
 
-# Every picture of the world has grey grain of one strength on areas of one colour. The limits leave
-# out none of 600 pictures of the world; docs/predict.md has the error rates.
+# Every picture of the world has grey grain of one strength on areas of one colour;
+# docs/predict.md has the error rates.
 _SAME_COLOUR = 2  # the most by which the differences of a pixel's channels vary on such an area
 _LEAST_SAME = 0.5  # the least share of neighbours on such an area
 _GRAIN = (11.0, 20.0)  # the median of |4 pixel - its 4 neighbours|, of the mean of the channels

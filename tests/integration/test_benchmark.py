@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from common import DATA
+from common import DATA, run_here, tiny
 from typer.testing import CliRunner
 
 from ppt.batches.batch import Batch
@@ -22,7 +22,6 @@ from ppt.experiments.benchmark.actor_scaling import measure_actor_scaling
 from ppt.experiments.benchmark.input_path import measure_input_path
 from ppt.experiments.benchmark.rows import Setting, Workload
 from ppt.jobs.cli import app
-from ppt.tracking.record import RunRecord
 
 WORLD = [  # half of what the short form takes, in few buckets
     "num_buckets=2",
@@ -120,20 +119,21 @@ def test_only_the_embedded_world_is_measured(tmp_path: Path) -> None:
     assert "got 'imagenet'" in result.output and not list(tmp_path.iterdir())
 
 
-def test_two_actors_and_the_stream_are_measured_on_ray(cluster: None, tiny_run: RunRecord) -> None:
+def test_two_actors_and_the_stream_are_measured_on_ray(cluster: None, tmp_path: Path) -> None:
     def stream(reader: StageReader, epochs: range) -> Iterator[Iterator[Batch]]:
         return stream_epochs(reader, epochs=epochs, rank=0, world_size=1, cpus_per_reader=0)
 
-    toy = Workload("toy", first_training(tiny_run), tiny_run.data["referring"].samples, repeats=1)
+    record = run_here(tiny(tmp_path, tmp_path / "runs"), until="label")
+    toy = Workload("toy", first_training(record), record.data["referring"].samples, repeats=1)
     full = replace(toy, size="full")
     setting = Setting(
-        record=tiny_run,
+        record=record,
         toy=toy,
         full=full,
         full_steps=full,
         many_buckets=replace(toy, size="many"),
         short=True,
-        out=Path(tiny_run.folder),
+        out=Path(record.folder),
         open_runner=ray_runner,
         stream=stream,
     )

@@ -1,13 +1,10 @@
-"""`ppt serve` on a real Ray Serve: several replicas and batches, answers, limits, and its end."""
+"""The service on a real Ray Serve, with two replicas and in batches: answers, limits, clients."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +13,12 @@ from common import ROOT
 from load import body_of, load
 from untrained_run import untrained_run
 
+from ppt.config import ConfigError
 from ppt.serving.predictor import Predictor
 
 pytest.importorskip("grpc_reflection", reason="needs the extra serve")
+
+from ppt.serving.interface import Limits
 
 SCENE, TEXTS = ROOT / "docs" / "scene.png", ["the mushroom on the left", "house"]
 
@@ -35,20 +35,19 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def service(run: Path, port: int) -> Iterator[str]:
-    command = [*(sys.executable, "-m", "ppt.jobs.cli", "serve", "--checkpoint", str(run))]
-    options = ["--port", str(port), "--num-replicas", "2", "--cpus-per-replica", "0.5"]
-    limits = ["--max-bytes", "60000", "--max-batch-size", "4"]
-    process = subprocess.Popen([*command, *options, *limits], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    line = process.stdout.readline()
-    assert line.startswith("serving "), line
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-    process.stdout.close()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
+def service(cluster: None, run: Path, port: int) -> Iterator[str]:
+    from ray import serve
+
+    from ppt.distributed.serve import Service, serving
+
+    limits = Limits(max_bytes=60_000)
+    two = Service(
+        checkpoint=run, num_replicas=2, cpus_per_replica=0.5, max_batch_size=4, limits=limits
+    )
+    with serving(two, "127.0.0.1", port):
+        yield f"http://127.0.0.1:{port}"
+    assert serve.status().applications == {}
+    serve.shutdown()
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, dict]:
@@ -85,3 +84,14 @@ def test_no_request_of_many_clients_is_lost(service: str) -> None:
     body = body_of(SCENE.read_bytes(), TEXTS)
     found = load(service, body, len(TEXTS), clients=8, seconds=2)
     assert found.lost == [] and len(found.latencies) >= 8
+
+
+def test_replicas_that_do_not_fit_are_told(cluster: None, run: Path, port: int) -> None:
+    from ppt.distributed.serve import Service, build, serving
+
+    many = Service(checkpoint=run, num_replicas=50)
+    told = "50 replicas of 1 CPU each, the cluster has 2: lower"
+    with pytest.raises(ConfigError, match=told), serving(many, "127.0.0.1", port):
+        pass
+    with pytest.raises(ConfigError, match="args: replicas: Extra inputs are not permitted"):
+        build({"checkpoint": str(run), "replicas": 2})

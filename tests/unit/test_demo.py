@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import io
 import re
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,10 +17,13 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 from untrained_run import untrained_run
 
-from ppt.config import Labels
+from ppt.config import ConfigError, Labels
 from ppt.images.masks import iou
+from ppt.jobs.cli import app as command_line
+from ppt.jobs.demo import pictures_of
 from ppt.labels.noun_phrases import noun_phrases
 from ppt.serving.explanation import explain
 from ppt.serving.predictor import Predictor
@@ -158,6 +163,40 @@ def test_a_wrong_address_is_told_on_the_page(client, address, status, message) -
     answer = client.get(address)
     assert answer.status_code == status
     assert message in html.unescape(answer.text) and "<script>" not in answer.text
+
+
+# ---------------------------------------------------------------- the command
+
+
+def refused(*arguments: str) -> str:
+    """Run `ppt demo`, which must end with exit code 2, and return what it says."""
+    result = CliRunner().invoke(command_line, ["demo", "--checkpoint", "runs/none", *arguments])
+    assert result.exit_code == 2
+    return " ".join(result.output.split())
+
+
+def test_a_package_of_the_extra_that_is_missing_is_told(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "uvicorn is not installed: pip install 'ppt-ris[demo]'" in refused()
+
+
+def test_a_port_in_use_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert f"cannot listen on 127.0.0.1:{port}" in refused("--port", str(port))
+
+
+def test_the_pictures_of_a_folder_are_offered(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="has no picture that can be read"):
+        pictures_of(tmp_path)
+    (tmp_path / "b.png").write_bytes(png(SCENE))
+    (tmp_path / "a.txt").write_text("no picture")
+    assert list(pictures_of(tmp_path)) == ["b.png"]
+    with pytest.raises(ConfigError, match="is no folder"):
+        pictures_of(tmp_path / "b.png")
+
+
+# ---------------------------------------------------------------- in a browser
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import socket
 import threading
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import open_clip
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from ppt.config import load_curriculum
@@ -21,6 +23,7 @@ from ppt.downloads import published_files
 from ppt.downloads.published_files import FILES, PublishedFile, published_file, published_weights
 from ppt.downloads.web import DownloadError, download, read_url
 from ppt.jobs.cli import app
+from ppt.toybox import world
 
 WEIGHTS = bytes(range(256)) * 8_000  # 2 MB
 
@@ -275,6 +278,29 @@ def test_an_address_that_gives_nothing(server, url, message):
     url = url.replace("SERVER/", server.url("")).replace("NOBODY", nobody())
     with pytest.raises(DownloadError, match=message):
         read_url(url, 1_000)
+
+
+def test_masks_for_a_picture_on_the_web(server, tmp_path, monkeypatch):
+    stream = io.BytesIO()
+    Image.fromarray(world.scene(2, 0).image).save(stream, "PNG")
+    server.files["a%20b.png"], server.files["page"] = stream.getvalue(), b"<html>"
+    given = ["--clip", "toybox", "--sam", "toybox", "--out", str(tmp_path / "out")]
+
+    def predict(name: str) -> tuple[int, str]:
+        arguments = ["predict", server.url(name), "a car", *given]
+        result = CliRunner().invoke(app, arguments)
+        return result.exit_code, " ".join(result.output.split())
+
+    assert predict("a%20b.png")[0] == 0
+    told = json.loads((tmp_path / "out" / "a b-a-car.json").read_text())
+    assert told["picture"] == server.url("a%20b.png")
+    code, output = predict("page")
+    assert code == 2 and "page: picture has no known picture format" in output
+    code, output = predict("gone.png")
+    assert code == 2 and "the server answers 404" in output
+    monkeypatch.setattr("ppt.serving.asked.MAX_BYTES", 1_000)
+    code, output = predict("a%20b.png")
+    assert code == 2 and "has more than 1,000 bytes" in output
 
 
 def test_a_download_that_breaks_is_told(server):
