@@ -87,9 +87,9 @@ def main(
             logging.getLogger("ray.data").setLevel(logging.ERROR)
 
             def stream(reader: StageReader, epochs: range) -> Iterator[Iterator[Batch]]:
-                cpus = curriculum.resources.cpus_per_reader
+                resources = curriculum.resources
                 return stream_epochs(
-                    reader, epochs=epochs, rank=0, world_size=1, cpus_per_reader=cpus
+                    reader, epochs=epochs, rank=0, world_size=1, resources=resources
                 )
 
             connection.enter_context(connected(curriculum.resources))

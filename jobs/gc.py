@@ -2,10 +2,13 @@
 
 ppt gc runs
 ppt gc runs --delete
+ppt gc runs --forget old --delete
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +18,7 @@ from .common import command, out, run_alone, say
 from .show import size
 
 if TYPE_CHECKING:
-    from ppt.store.nodes import Node
+    from ppt.store.nodes import Node, Store
 
 
 @command
@@ -26,12 +29,28 @@ def main(
     delete: Annotated[
         bool, typer.Option("--delete", help="Remove what is not needed; else it is only listed.")
     ] = False,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A run without a folder, which needs nothing any more."),
+    ] = None,
 ) -> None:
     """List what no run of a store needs; with --delete, remove it."""
-    from ppt.doctor.unneeded import find_unneeded
+    from ppt.steps.progress import print_in_use
+    from ppt.store.locks import in_use
     from ppt.store.nodes import Store
 
-    found = find_unneeded(Store(store))
+    place, forgotten = Store(store), forget or []
+    alone = in_use(place, partial(print_in_use, place), alone=True)
+    with alone if delete and place.check() else nullcontext():
+        _collect(place, forgotten, delete=delete)
+
+
+def _collect(store: Store, forgotten: list[str], *, delete: bool) -> None:
+    """List what no run of a store needs, and remove it if asked."""
+    from ppt.doctor.unneeded import find_unneeded
+    from ppt.steps.uses import forget
+
+    found = find_unneeded(store, forgotten)
     groups = {
         "needed": found.needed,
         "unfinished": found.unfinished,
@@ -46,12 +65,19 @@ def main(
         table.add_row(kind, *_cells(groups, kind), end_section=kind == kinds[-1])
     table.add_row("all", *_cells(groups, None))
     out().print(table)
-    say(f"runs: {', '.join(found.runs)}")
+    say(f"runs: {', '.join(found.runs) or 'none has its folder here'}")
+    for name in found.elsewhere:
+        say(
+            f"[yellow]note:[/] the run {name!r} has no folder here (not trained yet, moved or "
+            f"removed): what it needs is kept; --forget {name} gives it up"
+        )
     for node, num_bytes in found.unneeded:
         if delete:
             node.remove()
         told = "removed" if delete else "not needed"
         say(f"{told}: {node.kind} {node.digest}, {size(num_bytes)}")
+    for name in forgotten if delete else []:
+        forget(store, name)
     if found.unneeded and not delete:
         say("nothing was removed: --delete removes what is not needed")
 

@@ -52,9 +52,19 @@ def evaluate_curriculum(
         hint = near(str(stage), known)
         raise ConfigError(f"--stage: this curriculum has {', '.join(known)}, got {stage!r}{hint}")
     check_inputs(curriculum)
-    runner = Noting(Repairing(runner), curriculum.name)
     folder = folder or RunFolder(runner.store, curriculum.name)
     record = RunRecord(curriculum, folder.path, split=split, protocol=protocol)
+    with Noting(Repairing(runner), curriculum.name) as noting:
+        _measure(noting, record, wanted)
+        if stage is None and record.stages:
+            choose_model(noting, record)
+        with folder:
+            write_results(record)
+    return record
+
+
+def _measure(runner: Runner, record: RunRecord, wanted: list[str]) -> None:
+    """Measure the baselines and the trainings of some names."""
     if wanted:
         make_inputs(runner, record, only_complete=True)
     else:
@@ -62,18 +72,14 @@ def evaluate_curriculum(
         inputs.encode(runner, record, inputs.SPLITS)
     measure_baselines(runner, record)
     remaining = list(wanted)
-    if remaining:
-        for trained in train_stages(OnlyComplete(runner.store), record):
-            if trained.training.name in remaining:
-                measure_stage(runner, record, trained)
-                remaining.remove(trained.training.name)
-            if not remaining:
-                break
-    if stage is None and record.stages:
-        choose_model(runner, record)
-    with folder:
-        write_results(record)
-    return record
+    if not remaining:
+        return
+    for trained in train_stages(OnlyComplete(runner.store), record):
+        if trained.training.name in remaining:
+            measure_stage(runner, record, trained)
+            remaining.remove(trained.training.name)
+        if not remaining:
+            return
 
 
 def select_after(curriculum: Curriculum, runner: Runner, stage: str) -> Node:
@@ -91,12 +97,12 @@ def select_after(curriculum: Curriculum, runner: Runner, stage: str) -> Node:
             f"--after: this curriculum trains {', '.join(known)}, got {stage!r}{hint}"
         )
     check_inputs(curriculum)
-    runner = Noting(Repairing(runner), curriculum.name)
     record = RunRecord(curriculum, RunFolder(runner.store, curriculum.name).path)
-    make_inputs(runner, record, only_complete=True)
-    trained = next(
-        trained
-        for trained in train_stages(OnlyComplete(runner.store), record)
-        if trained.training.name == runs[-1]
-    )
-    return select_referents(runner, record, trained.h, trained.checkpoint)
+    with Noting(Repairing(runner), curriculum.name) as noting:
+        make_inputs(noting, record, only_complete=True)
+        trained = next(
+            trained
+            for trained in train_stages(OnlyComplete(runner.store), record)
+            if trained.training.name == runs[-1]
+        )
+        return select_referents(noting, record, trained.h, trained.checkpoint)

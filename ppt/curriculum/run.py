@@ -84,17 +84,32 @@ def run_curriculum(
     if until == "train" and train:
         check_outputs(runner.store, (folder or RunFolder(runner.store, curriculum.name)).path)
     check_inputs(curriculum)
-    anew, runner = isinstance(runner, Again), Noting(Repairing(runner), curriculum.name)
     folder = folder or RunFolder(runner.store, curriculum.name)
     record = RunRecord(curriculum, folder.path)
-    if until != "train":
-        _prepare_and_label(runner, record, until)
-        return record
+    anew = isinstance(runner, Again)
+    with Noting(Repairing(runner), curriculum.name, alone=anew) as noting:
+        if until == "train":
+            _run(noting, record, folder, sibling, train=train, anew=anew)
+        else:
+            _prepare_and_label(noting, record, until)
+    return record
+
+
+def _run(
+    runner: Runner,
+    record: RunRecord,
+    folder: RunFolder,
+    sibling: Sibling | None,
+    *,
+    train: bool,
+    anew: bool,
+) -> None:
+    """Run a curriculum to its end; the arguments are those of `run_curriculum`."""
     trainer = runner if train else OnlyComplete(runner.store)
     make_inputs(runner, record, only_complete=not train)
-    parent = sibling.parent if sibling else None
+    parent, name = sibling.parent if sibling else None, record.curriculum.name
     with (
-        locked(runner.store, f"run-{curriculum.name}", partial(print_waiting, curriculum.name)),
+        locked(runner.store, f"run-{name}", partial(print_waiting, name)),
         folder,
         Tracker(record, parent, anew=anew, tell=print_warning) as tracker,
     ):
@@ -115,7 +130,6 @@ def run_curriculum(
             with _timed(record, "choose"):
                 tracker.choose(choose_model(runner, record))
         _finish(record, tracker)
-    return record
 
 
 def check_outputs(store: Store, folder: str) -> None:

@@ -9,16 +9,26 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
+import grpc
 import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as NodeAffinity
 
 from ppt.config import ConfigError, Resources
-from ppt.distributed.ray_private import Node, get_num_cpus
+from ppt.distributed.ray_private import (
+    Node,
+    canonicalize_bootstrap_address,
+    get_num_cpus,
+    init_grpc_channel,
+)
 
 STARTS = 3
 """The number of attempts to start Ray."""
+
+ANSWER_WITHIN = 5.0
+"""The time in seconds within which a cluster must answer."""
 
 
 @contextmanager
@@ -27,7 +37,7 @@ def connected(resources: Resources | None = None, *, dashboard: bool = False) ->
 
     Ray's own messages stay in its log files. Without `resources` nothing is checked. With
     `dashboard`, a cluster that is started here gets a dashboard. Raises ConfigError if the run does
-    not fit, or if Ray does not start.
+    not fit, if Ray does not start, or if no cluster answers at the address that RAY_ADDRESS names.
     """
     # Ray Train asks its workers at this interval whether they are done: a training ends sooner.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -48,8 +58,10 @@ def _start(dashboard: bool) -> None:
     """Connect to the cluster, or start one. On a busy machine Ray may need several attempts."""
     for _ in range(STARTS):
         try:
-            ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+            _init(dashboard)
             return
+        except ConfigError:
+            raise
         except Exception as error:
             ray.shutdown()
             if "timed out during startup" not in str(error):
@@ -59,6 +71,60 @@ def _start(dashboard: bool) -> None:
     raise ConfigError(
         f"Ray did not start in {STARTS} attempts ({reason}): run the command again when this "
         "machine is less busy, or add --local to run without Ray"
+    )
+
+
+def _init(dashboard: bool = False) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, or start one if it names none.
+
+    Raises ConfigError if no cluster answers there, or if it refuses this process.
+    """
+    check_answer()
+    try:
+        ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if not names_cluster():
+            raise
+        raise _no_cluster(str(error).strip().partition("\n")[0]) from None
+
+
+def names_cluster() -> bool:
+    """Return whether a run would join a cluster that is there already, as Ray itself decides."""
+    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
+
+
+def check_answer() -> None:
+    """Check that a cluster answers at the address that RAY_ADDRESS names, if it names one.
+
+    Ray itself would wait for minutes and then end the process. Without RAY_ADDRESS it joins the
+    cluster that `ray start` has noted on this machine, also when that has died.
+
+    Raises ConfigError if the head of no cluster answers within `ANSWER_WITHIN`.
+    """
+    if "://" in os.environ.get("RAY_ADDRESS", ""):
+        return  # of Ray Client, which waits for 30 s
+    try:
+        address = canonicalize_bootstrap_address(cast(Any, None))
+        if address is not None:
+            with init_grpc_channel(address) as channel:
+                ask = channel.unary_unary("/grpc.health.v1.Health/Check")
+                ask(b"", timeout=ANSWER_WITHIN, wait_for_ready=True)
+    except grpc.RpcError as error:
+        told = f"{address} does not answer: {error.code().value[1]}"
+        if names_cluster():
+            raise _no_cluster(told) from None
+        raise ConfigError(
+            f"no cluster, although `ray start` has begun one here ({told}): run `ray stop`, or set "
+            "RAY_ADDRESS=local to start another one"
+        ) from None
+    except (ConnectionError, ValueError) as error:
+        raise _no_cluster(str(error)) from None
+
+
+def _no_cluster(reason: str) -> ConfigError:
+    return ConfigError(
+        f"no cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({reason}): start it, or unset "
+        "RAY_ADDRESS to run on this machine"
     )
 
 
@@ -126,16 +192,8 @@ def nodes_without(folder: str) -> list[str]:
 def _joined() -> Iterator[None]:
     """Be connected to the cluster that RAY_ADDRESS names. Raises ConfigError if none answers."""
     already = ray.is_initialized()
-    try:
-        if not already:
-            ray.init(
-                address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level=logging.ERROR
-            )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        said = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"no cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {said}"
-        ) from None
+    if not already:
+        _init()
     try:
         yield
     finally:
@@ -150,7 +208,7 @@ def check_fits(resources: Resources) -> None:
     """
     there = ray.cluster_resources()
     for asked in (
-        actors_request(resources),
+        actors_request(resources, resources.fewest_actors),
         training_request(resources, resources.fewest_workers),
     ):
         for kind, amount in asked.items():
@@ -160,7 +218,7 @@ def check_fits(resources: Resources) -> None:
                     f"{there.get(kind, 0):g}: lower resources.num_* or resources.*_per_*"
                 )
     for what, number, asked in (
-        ("actor", resources.num_actors, actor_request(resources)),
+        ("actor", resources.fewest_actors, actor_request(resources)),
         ("worker", resources.fewest_workers, worker_request(resources)),
     ):
         if number > (places := _places(asked)):
@@ -183,7 +241,7 @@ def fits_beside_training(resources: Resources, runs: int = 1) -> bool:
     train = training_request(resources, resources.most_workers)
     return all(
         runs * (amount + train.get(kind, 0)) <= there.get(kind, 0) + 1e-6
-        for kind, amount in actors_request(resources).items()
+        for kind, amount in actors_request(resources, resources.most_actors).items()
     )
 
 
@@ -194,7 +252,7 @@ def runs_at_once(resources: Resources) -> int:
     """
     there, passes, train = (
         ray.cluster_resources(),
-        actors_request(resources),
+        actors_request(resources, resources.most_actors),
         training_request(resources, resources.most_workers),
     )
     asked = {kind: max(amount, train.get(kind, 0)) for kind, amount in passes.items()}
@@ -227,20 +285,20 @@ def worker_request(resources: Resources) -> dict[str, float]:
     return {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
 
 
-def actors_request(resources: Resources) -> dict[str, float]:
-    """Return what the whole actor pool asks of Ray: amounts by the names of resources."""
-    return {k: resources.num_actors * amount for k, amount in actor_request(resources).items()}
+def actors_request(resources: Resources, num_actors: int) -> dict[str, float]:
+    """Return what some actors of the pool ask of Ray: amounts by the names of resources."""
+    return {k: num_actors * amount for k, amount in actor_request(resources).items()}
 
 
 def training_request(resources: Resources, num_workers: int) -> dict[str, float]:
     """Return what a training asks of Ray: amounts by the names of resources, "CPU" and "GPU".
 
     Args:
-        resources: what is configured for one worker and for its reader.
-        num_workers: the number of workers; each has one reader.
+        resources: what is configured for one worker and for its readers.
+        num_workers: the number of workers.
     """
     asked = {k: num_workers * amount for k, amount in worker_request(resources).items()}
-    asked["CPU"] += num_workers * resources.cpus_per_reader
+    asked["CPU"] += num_workers * resources.readers_per_worker * resources.cpus_per_reader
     return asked
 
 

@@ -10,15 +10,29 @@
   public setting silences it.
 - `HEAD` is a resource that only the head node of a Ray cluster has. There is no public way to
   place an actor on the head node.
+- `canonicalize_bootstrap_address` tells which address `ray.init` would join, and
+  `init_grpc_channel` opens a channel to it as Ray does, with its certificates and its token. With
+  them it can be asked whether a cluster answers; `ray.init` waits for minutes and then ends the
+  process.
 - `Node` holds the processes that `ray.init` has started. When they do not come up in time, Ray
   leaves them running until this process ends, and `ray.shutdown` does not know them.
 """
 
+from ray._private.grpc_utils import init_grpc_channel
 from ray._private.node import Node
+from ray._private.services import canonicalize_bootstrap_address
 from ray._private.utils import get_num_cpus
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 HEAD = "node:__internal_head__"
 RUNTIME_ENV_LOGGER = "ray._private.runtime_env"
 
-__all__ = ["HEAD", "RUNTIME_ENV_LOGGER", "ExecutionCallback", "Node", "get_num_cpus"]
+__all__ = [
+    "HEAD",
+    "RUNTIME_ENV_LOGGER",
+    "ExecutionCallback",
+    "Node",
+    "canonicalize_bootstrap_address",
+    "get_num_cpus",
+    "init_grpc_channel",
+]

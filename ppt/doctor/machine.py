@@ -18,7 +18,9 @@ from ppt.config import ConfigError, Curriculum, Resources
 from ppt.distributed.cluster import (
     actors_request,
     ask_cluster,
+    check_answer,
     cpus_here,
+    names_cluster,
     nodes_without,
     training_request,
 )
@@ -29,7 +31,7 @@ from ppt.tracking.folder import unwritable
 from ppt.tracking.mlflow_runs import check_tracking
 
 GB = 1e9
-_PORTS = {"http": 80, "https": 443, "ray": 10001}
+_PORTS = {"http": 80, "https": 443}
 _OTHER = "set store to another one"
 _ANSWER_WITHIN = 2.0  # seconds
 _LIBRARIES = (
@@ -82,7 +84,8 @@ def check_disk(root: str, cost: Cost | None) -> Check:
 def _parts(cost: Cost) -> str:
     return (
         f"features {_gb(cost.features)} ({cost.pictures:,} pictures x {cost.bytes_per_picture:,} "
-        f"B), words {_gb(cost.words)} (at most {cost.texts:,} texts x {cost.bytes_per_text:,} B), "
+        f"B), words {_gb(cost.words)} ({cost.texts:,} texts x {cost.bytes_per_text:,} B), targets "
+        f"{_gb(cost.targets)} ({cost.candidates:,} candidates x {cost.bytes_per_candidate:,} B), "
         f"pictures {_gb(cost.sample_bytes)}"
     )
 
@@ -124,7 +127,10 @@ def check_processors(resources: Resources | None) -> Check:
     found = f"{cpus} CPUs, {told}"
     if resources is None:
         return Check(name, "ok", found)
-    asked = [actors_request(resources), training_request(resources, resources.fewest_workers)]
+    asked = [
+        actors_request(resources, resources.fewest_actors),
+        training_request(resources, resources.fewest_workers),
+    ]
     most = {kind: max(request[kind] for request in asked) for kind in ("CPU", "GPU")}
     found += f"; asked for: {most['CPU']:g} CPU, {most['GPU']:g} GPU"
     if most["GPU"] > len(gpus):
@@ -136,11 +142,6 @@ def check_processors(resources: Resources | None) -> Check:
         todo = "set resources.gpus_per_worker and resources.gpus_per_actor to use the GPU"
         return Check(name, "warning", found, todo)
     return Check(name, "ok", found)
-
-
-def names_cluster() -> bool:
-    """Return whether a run would join a cluster that is there already, as Ray itself decides."""
-    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
 
 
 def _check_cluster(name: str, resources: Resources | None) -> Check:
@@ -163,10 +164,13 @@ def check_ray() -> Check:
     name, address = "Ray", os.environ.get("RAY_ADDRESS", "")
     if not names_cluster():
         return Check(name, "ok", "on this machine (RAY_ADDRESS names no cluster)")
+    try:
+        check_answer()
+    except ConfigError as error:
+        return Check(name, "missing", str(error))
     if address == "auto":
         return Check(name, "ok", "the cluster that this machine belongs to (RAY_ADDRESS=auto)")
-    todo = "start the cluster, or unset RAY_ADDRESS to run on this machine"
-    return _call(name, "RAY_ADDRESS", address, todo)
+    return Check(name, "ok", f"RAY_ADDRESS={address} answers")
 
 
 def check_mlflow(folder: str | None) -> Check:
@@ -175,11 +179,10 @@ def check_mlflow(folder: str | None) -> Check:
     if not uri:
         place = f"sqlite:///{folder}/mlflow.db" if folder else "mlflow.db in each run's folder"
         return Check(name, "ok", f"{place} (MLFLOW_TRACKING_URI is not set)")
-    if uri.startswith(("http://", "https://")):
+    if uri.startswith(("http://", "https://")) and (fault := _fault_of(uri)):
+        found = f"MLFLOW_TRACKING_URI={uri} does not answer: {fault}"
         todo = "start the server, or unset MLFLOW_TRACKING_URI to write into the run's folder"
-        answer = _call(name, "MLFLOW_TRACKING_URI", uri, todo)
-        if answer.stops:
-            return answer
+        return Check(name, "missing", found, todo)
     try:
         check_tracking(folder or "runs")
     except ConfigError as error:
@@ -187,18 +190,17 @@ def check_mlflow(folder: str | None) -> Check:
     return Check(name, "ok", f"{uri} takes runs")
 
 
-def _call(name: str, variable: str, address: str, todo: str) -> Check:
-    """Check whether the service at an address accepts a connection."""
+def _fault_of(uri: str) -> str | None:
+    """Return why the server at an address accepts no connection, or None if it does."""
     try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
-        port = parts.port or _PORTS.get(parts.scheme)
-        if not parts.hostname or not port:
-            raise ValueError("no host and port in it")
+        parts = urlsplit(uri)
+        port = parts.port or _PORTS[parts.scheme]
+        if not parts.hostname:
+            return "no host in it"
         with socket.create_connection((parts.hostname, port), timeout=_ANSWER_WITHIN):
-            return Check(name, "ok", f"{variable}={address} answers")
+            return None
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        return Check(name, "missing", f"{variable}={address} does not answer: {said}", todo)
+        return str(getattr(error, "strerror", None) or error)
 
 
 # ---------------------------------------------------------------- libraries

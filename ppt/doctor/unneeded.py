@@ -1,16 +1,20 @@
 """What no run of a store needs, and its removal.
 
-A run is a folder STORE/NAME with a summary or with notes of what the run uses (`ppt.steps.uses`).
-It needs what it names or has noted, and all that this was made from.
+A run has noted in the store what it uses (`ppt.steps.uses`), or has a folder STORE/NAME with a
+summary. It needs what it names or has noted, and all that this was made from. This also holds for a
+run whose folder was moved away, as long as it is not forgotten.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ppt.config import ConfigError
+from ppt.config.curriculum import RUN_NAMES_IN_USE
+from ppt.config.messages import near
 from ppt.doctor.lineage import kinds_of
-from ppt.steps.uses import uses_of
+from ppt.steps.uses import runs_noted, uses_of
 from ppt.store.checksums import unseal
 from ppt.store.nodes import Node, Store
 from ppt.training.stage import LOCAL_TRAIN, RAY_TRAIN
@@ -22,21 +26,38 @@ _SUMMARY = "summary.json"
 class Unneeded:
     """What was found in a store."""
 
-    runs: list[str]  # the names of the runs
+    runs: list[str]  # the names of the runs that have their folder in the store
+    elsewhere: list[str]  # those of the other runs: not trained yet, moved away or removed
     needed: list[tuple[Node, int]]  # with the number of their bytes
     unneeded: list[tuple[Node, int]]  # complete nodes, each before those that it was made from
     unfinished: list[tuple[Node, int]]  # nodes without a manifest, which are left alone
 
 
-def find_unneeded(store: Store) -> Unneeded:
+def find_unneeded(store: Store, forgotten: Sequence[str] = ()) -> Unneeded:
     """Compare what is in a store with what its runs need. Nothing is changed.
 
-    Raises ConfigError if it cannot be known what is needed: the store has no run, a summary or a
-    manifest is damaged, or an unfinished training belongs to no run.
+    Args:
+        store: the store.
+        forgotten: runs whose folder is gone, and which need nothing any more.
+
+    Raises:
+        ConfigError: if it cannot be known what is needed: the store has no run, a summary or a
+            manifest is damaged, or an unfinished training belongs to no run; or if a run that is
+            to be forgotten has its folder here or is not known.
     """
     kinds = kinds_of(store)
-    used = {name: uses for name in _folders(store) if (uses := _used_by(store, name))}
-    if not used:
+    folders, noted = _folders(store), runs_noted(store)
+    used = {name: uses for name in {*folders, *noted} if (uses := _used_by(store, name))}
+    gone = sorted(used.keys() - folders)
+    for name in forgotten:
+        if name in folders:
+            raise ConfigError(f"--forget: remove {store.path}/{name}, the run's folder, first")
+        if name not in used:
+            known = ", ".join(gone) or "none"
+            hint = near(name, gone)
+            raise ConfigError(f"--forget: runs without a folder are {known}, got {name!r}{hint}")
+        del used[name]
+    if not used and not forgotten:
         raise ConfigError(
             f"no run in {store.root!r} says what it needs: give the `store` of a curriculum"
         )
@@ -56,21 +77,19 @@ def find_unneeded(store: Store) -> Unneeded:
     ]
     rest = {node.digest: node for node in nodes if node.digest not in wanted}
     return Unneeded(
-        runs=sorted(used),
+        runs=sorted(used.keys() & folders),
+        elsewhere=sorted(used.keys() - folders),
         needed=[_sized(node) for node in nodes if node.digest in wanted],
         unneeded=[_sized(rest[digest]) for digest in _children_first(rest, parents)],
         unfinished=[_sized(node) for node in others],
     )
 
 
-def _folders(store: Store) -> list[str]:
+def _folders(store: Store) -> set[str]:
     """Return the names of the folders beside the store's own."""
-    names = [path.rsplit("/", 1)[-1] for path in store.fs.ls(store.path, detail=False)]
-    return [
-        name
-        for name in names
-        if name not in ("store", LOCAL_TRAIN, RAY_TRAIN) and store.fs.isdir(f"{store.path}/{name}")
-    ]
+    names = {path.rsplit("/", 1)[-1] for path in store.fs.ls(store.path, detail=False)}
+    others = names.difference(RUN_NAMES_IN_USE)
+    return {name for name in others if store.fs.isdir(f"{store.path}/{name}")}
 
 
 def _used_by(store: Store, name: str) -> set[str]:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # commands that print no progress import neither
     from ppt.store.checksums import DamagedFile
-    from ppt.store.nodes import Node
+    from ppt.store.nodes import Node, Store
 
 console = Console(stderr=True)
 
@@ -92,10 +92,14 @@ def print_repair(damage: DamagedFile) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def print_waiting(title: str) -> None:
+def print_waiting(title: str, why: str = "another run is making this") -> None:
     """Print a line for something that another run is making."""
-    text = f"{escape(title)}: another run is making this, waiting"
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(f"{escape(title)}: {why}, waiting", highlight=False, soft_wrap=True)
+
+
+def print_in_use(store: Store) -> None:
+    """Print a line for a store that cannot be had alone, or that another command has alone."""
+    print_waiting(store.root, "another command is at work in this store")
 
 
 def print_warning(text: str) -> None:

@@ -1,29 +1,58 @@
-"""What each run uses of a store, noted in the run's folder.
+"""What each run uses of a store, noted in the store.
 
-STORE/NAME/uses/ has a file for each node of the run, named by the node's digest. It is written
-before the node is made, so that `ppt gc` knows what an unfinished run needs.
+STORE/uses/NAME/ has a file for each node of the run, named by the node's digest. It is written
+before the node is made, so that `ppt gc` knows what an unfinished run needs, and it stays when the
+run's folder is moved away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
 
+from ppt.steps.progress import print_in_use
 from ppt.steps.runner import Runner
 from ppt.steps.step import Step
+from ppt.store.locks import in_use
 from ppt.store.nodes import Node, Store
-from ppt.tracking.folder import USES
 from ppt.training.stage import EpochMetrics, StageTraining
+
+USES = "uses"
+"""The folder of a store with the notes of its runs."""
 
 
 class Noting:
-    """A runner that notes what a run uses, and leaves the work to another runner."""
+    """A runner that notes what a run uses, and leaves the work to another runner.
 
-    def __init__(self, runner: Runner, name: str) -> None:
-        """`name` is that of the run."""
+    It is a context manager: during the block nobody removes anything from the store or, with
+    `alone`, nobody else uses it.
+    """
+
+    def __init__(self, runner: Runner, name: str, *, alone: bool = False) -> None:
+        """`name` is that of the run; `alone` is for a run that makes something anew."""
         self.runner = runner
         self.store = runner.store
-        self._folder = f"{self.store.path}/{name}/{USES}"
-        self._noted = set(_digests_in(self.store, self._folder))
+        self.alone = alone
+        self._folder = f"{self.store.path}/{USES}/{name}"
+        self._noted: set[str] = set()
+        self._held = ExitStack()
+
+    def __enter__(self) -> Noting:
+        self._held.enter_context(
+            in_use(self.store, partial(print_in_use, self.store), alone=self.alone)
+        )
+        self._noted = set(_names_in(self.store, self._folder))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._held.close()
 
     def run(self, step: Step) -> Node:
         self._note(step.node(self.store))
@@ -40,12 +69,22 @@ class Noting:
             self._noted.add(node.digest)
 
 
+def runs_noted(store: Store) -> list[str]:
+    """Return the names of the runs that have noted what they use."""
+    return _names_in(store, f"{store.path}/{USES}")
+
+
 def uses_of(store: Store, name: str) -> list[str]:
     """Return the digests that a run has noted; a run of an earlier version has noted none."""
-    return _digests_in(store, f"{store.path}/{name}/{USES}")
+    return _names_in(store, f"{store.path}/{USES}/{name}")
 
 
-def _digests_in(store: Store, folder: str) -> list[str]:
+def forget(store: Store, name: str) -> None:
+    """Remove what a run has noted."""
+    store.fs.rm(f"{store.path}/{USES}/{name}", recursive=True)
+
+
+def _names_in(store: Store, folder: str) -> list[str]:
     store.fs.invalidate_cache(folder)
     if not store.fs.isdir(folder):
         return []

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ppt.store.nodes import Store
@@ -19,7 +19,11 @@ from ppt.store.nodes import Store
 LOCKS = "locks"
 """The folder of a store with a file for each lock that is held."""
 
+_IN_USE = "in-use"
+"""The lock that the runs at work in a store hold together."""
+
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
@@ -36,32 +40,62 @@ def locked(store: Store, name: str, on_wait: Callable[[], None]) -> Iterator[Non
 
 
 @contextmanager
-def locked_file(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def in_use(store: Store, on_wait: Callable[[], None], *, alone: bool = False) -> Iterator[None]:
+    """Use a store during the block: beside others who use it or, to remove things, `alone`.
+
+    A store behind a URL, and one that cannot be written, is used by whoever wants.
+    """
+    with ExitStack() as stack:
+        if store.is_local:
+            try:
+                lock = locked_file(Path(store.path, LOCKS, _IN_USE), on_wait, shared=not alone)
+                stack.enter_context(lock)
+            except OSError as error:
+                if alone or error.errno not in _READ_ONLY:
+                    raise
+        yield
+
+
+@contextmanager
+def locked_file(
+    path: Path, on_wait: Callable[[], None] = lambda: None, *, shared: bool = False
+) -> Iterator[None]:
     """Hold a lock during the block by a file of this name, which is removed at the end.
 
-    A filesystem that knows no locks has none.
+    A `shared` lock is held by any number at once, but not beside one that is not. A filesystem that
+    knows no locks has none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = _lock(path, on_wait)
+    file = _lock(path, on_wait, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if not shared or _is_last(file):
+            path.unlink(missing_ok=True)
         os.close(file)
 
 
-def _lock(path: Path, on_wait: Callable[[], None]) -> int:
+def _is_last(file: int) -> bool:
+    """Return whether nobody else holds a shared lock; it may be given up by this."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _lock(path: Path, on_wait: Callable[[], None], kind: int) -> int:
     """Create and lock a file, and return its descriptor."""
     told = False
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if not told:
                 on_wait()
                 told = True
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, kind)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise

@@ -14,9 +14,6 @@ from pathlib import Path
 
 from ppt.store.nodes import Store, digest_of
 
-USES = "uses"
-"""The folder in STORE/NAME with the notes of `ppt.steps.uses`, which are written there directly."""
-
 
 def unwritable(store: Store) -> str | None:
     """Return why nothing can be written into a store, or None if a small file could be."""
@@ -101,5 +98,4 @@ class RunFolder:
     def _remote_files(self) -> list[str]:
         fs = self.store.fs
         fs.invalidate_cache(self._remote)
-        found = fs.find(self._remote) if fs.exists(self._remote) else []
-        return [path for path in found if not path.startswith(f"{self._remote}/{USES}/")]
+        return list(fs.find(self._remote)) if fs.exists(self._remote) else []

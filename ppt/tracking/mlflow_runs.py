@@ -18,6 +18,7 @@ import os
 import re
 import sqlite3
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "ppt"
 STATE_FILE = "mlflow-run.json"
+
+KEY_TAG = "ppt.key"
+"""The tag of a curriculum's run by which it is found if its id was not noted."""
 
 KIND_TAG = "mlflow.experimentKind"
 """The tag of an experiment by which MLflow's pages begin with its runs instead of traces."""
@@ -350,11 +354,15 @@ class Tracker:
             return None
         try:
             state = json.loads(path.read_text())
-            run_id = state.pop("run_id")
-        except (ValueError, KeyError, TypeError, AttributeError):  # damaged: a new run is begun
+            run_id, key = state.pop("run_id", None), str(state.pop("key", ""))
+        except (ValueError, TypeError, AttributeError):  # damaged: a new run is begun
             return None
         if state != self._state:
             return None
+        if run_id is None:
+            if (run_id := self._with_key(key)) is None:
+                return None
+            self._remember(run_id=run_id)
         try:
             if self.client.get_run(run_id).info.lifecycle_stage == "deleted":
                 return None
@@ -366,16 +374,30 @@ class Tracker:
         return run_id
 
     def _created(self) -> str:
-        """Create the parent run, remember it in the run's folder, and return its id."""
+        """Create the parent run, remember it in the run's folder, and return its id.
+
+        A key is remembered first, by which the run is found if this process is killed meanwhile.
+        """
+        key = uuid.uuid4().hex
+        self._remember(key=key)
         run = self.client.create_run(
             self._experiment(),
             run_name=self.record.curriculum.name,
-            tags={"ppt.kind": "curriculum"},
+            tags={"ppt.kind": "curriculum", KEY_TAG: key},
         )
-        state = {"run_id": run.info.run_id, **self._state}
-        with replacing(self.folder / STATE_FILE) as temporary:
-            temporary.write_text(json.dumps(state, indent=2))
+        self._remember(run_id=run.info.run_id)
         return run.info.run_id
+
+    def _remember(self, **fact: str) -> None:
+        with replacing(self.folder / STATE_FILE) as temporary:
+            temporary.write_text(json.dumps({**fact, **self._state}, indent=2))
+
+    def _with_key(self, key: str) -> str | None:
+        """Return the id of the run that was created with a key, or None if there is none."""
+        if not re.fullmatch("[0-9a-f]{32}", key):
+            return None
+        found = self.client.search_runs([self._experiment()], f"tags.`{KEY_TAG}` = '{key}'")
+        return found[0].info.run_id if found else None
 
     def _nested(self, name: str) -> str:
         """Reopen or create the nested run of a training, and return its id."""
@@ -565,6 +587,20 @@ def experiment(client: MlflowClient, uri: str) -> str:
     location = (_database(uri).parent / ARTIFACTS).as_uri() if is_file else None
     tags = {KIND_TAG: "custom_model_development"}
     return client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
+
+
+def runs_page(uri: str) -> str:
+    """Return the path of the page with our runs on MLflow's server; "/" if MLflow fails.
+
+    The page that the server shows first is one for generative models.
+    """
+    try:
+        found = quiet_client(uri).get_experiment_by_name(EXPERIMENT)
+    except _failures():
+        return "/"
+    return (
+        f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/"
+    )
 
 
 def quiet_client(uri: str) -> MlflowClient:

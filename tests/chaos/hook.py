@@ -35,6 +35,7 @@ CHANGES = {"open": "write", "os.mkdir": "mkdir", "os.rename": "rename", "os.remo
 _RANDOM = (
     (re.compile(r"(?<=[.-])[0-9a-f]{8}(?=$|\.json)"), "x"),  # temporary files, logs of epochs
     (re.compile(r"(?<=/)(\.|tmp|\.tmp)[a-z0-9_]{8}(?=/|$)"), "tmp"),  # temporary folders
+    (re.compile(r"^/tmp/[a-z0-9_]{8}$"), "/tmp/tmp"),  # by which tempfile tries the folder
     (re.compile(r"(?<=\.uploading\.)\w{8}$"), "x"),  # artifacts of MLflow
     (re.compile(r"[0-9a-f]{32}"), "run"),  # runs of MLflow
 )

@@ -121,7 +121,8 @@ def test_only_the_embedded_world_is_measured(tmp_path: Path) -> None:
 
 def test_two_actors_and_the_stream_are_measured_on_ray(cluster: None, tmp_path: Path) -> None:
     def stream(reader: StageReader, epochs: range) -> Iterator[Iterator[Batch]]:
-        return stream_epochs(reader, epochs=epochs, rank=0, world_size=1, cpus_per_reader=0)
+        resources = record.curriculum.resources
+        return stream_epochs(reader, epochs=epochs, rank=0, world_size=1, resources=resources)
 
     record = run_here(tiny(tmp_path, tmp_path / "runs"), until="label")
     toy = Workload("toy", first_training(record), record.data["referring"].samples, repeats=1)

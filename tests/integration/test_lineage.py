@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,11 +14,12 @@ from typer.testing import CliRunner
 
 from ppt.config import Curriculum
 from ppt.curriculum.finished import evaluate_curriculum
+from ppt.curriculum.run import run_curriculum_again
 from ppt.jobs.cli import app
 from ppt.serving.predictor import Predictor
-from ppt.steps.uses import uses_of
+from ppt.steps.uses import USES, uses_of
+from ppt.store.locks import LOCKS, in_use
 from ppt.store.nodes import BucketOutput, Count, Node, Store
-from ppt.tracking.folder import USES
 from ppt.tracking.record import RunRecord
 
 
@@ -148,23 +150,66 @@ def test_a_run_predicts_reports_and_evaluates_after_gc(curriculum: Curriculum) -
     assert {name: after.get(name) for name in stored} == stored
 
 
-def test_what_only_a_removed_run_used_goes(curriculum: Curriculum) -> None:
+def test_a_run_that_was_moved_keeps_what_it_needs_until_it_is_forgotten(
+    curriculum: Curriculum, tmp_path: Path
+) -> None:
     other = small(curriculum.store, "name=other", "num_buckets=2", "data.referring.num_pictures=16")
     run_here(other, until="prepare")  # a run that has not come to its end
-    store = Store(curriculum.store)
+    home, store = Path(curriculum.store), Store(curriculum.store)
     noted = uses_of(store, "other")
-    shutil.rmtree(Path(curriculum.store, "tiny"))
+    shutil.move(home / "tiny", tmp_path / "moved")
+    before = contents(curriculum.store)
     code, _, told = ppt("gc", curriculum.store, "--delete")
-    assert (code, "runs: other" in told) == (0, True)
-    left = {path.name for path in Path(curriculum.store, "store").glob("*/*")}
-    assert left == set(noted)
-    assert {Path(p).name for p in Path(curriculum.store, "other", USES).iterdir()} == left
+    assert (code, "removed: labels" in told) == (0, False)
+    for name in ("tiny", "other"):
+        assert f"note: the run {name!r} has no folder here " in told
+    assert contents(curriculum.store) == before
+
+    (home / "other").mkdir()
+    for given, wanted in (("other", "remove "), ("tini", "did you mean tiny?")):
+        code, _, told = ppt("gc", curriculum.store, "--forget", given, "--delete")
+        assert (code, wanted in told) == (2, True), told
+    code, _, told = ppt("gc", curriculum.store, "--forget", "tiny")
+    assert (code, "not needed: checkpoints" in told) == (0, True)
+    assert contents(curriculum.store) == before
+    code, _, told = ppt("gc", curriculum.store, "--forget", "tiny", "--delete")
+    assert (code, "removed: checkpoints" in told) == (0, True)
+    assert {path.name for path in home.glob("store/*/*")} == set(noted)
+    assert {path.name for path in home.glob(f"{USES}/*")} == {"other"}
+
+
+@pytest.mark.parametrize("command", ["gc", "again"])
+def test_what_removes_waits_for_the_runs_at_work(curriculum: Curriculum, command: str) -> None:
+    """Whatever a run has found complete stays until it ends."""
+    store, ends = Store(curriculum.store), list[str]()
+    unneeded = written(store.node("labels", {"of": "nobody"}, buckets=1))
+    unneeded.write_manifest()
+    before = contents(curriculum.store)
+
+    def remove() -> None:
+        if command == "gc":
+            ends.append(str(ppt("gc", curriculum.store, "--delete")[0]))
+        else:
+            run_curriculum_again(curriculum, here(curriculum), "ris_joint")
+            ends.append("0")
+
+    thread = threading.Thread(target=remove)
+    with in_use(store, lambda: None), in_use(store, lambda: None):
+        thread.start()
+        thread.join(1)
+        assert thread.is_alive()
+        found = contents(curriculum.store)
+        assert {name: found.get(name) for name in before} == before
+    thread.join(60)
+    assert ends == ["0"]
+    assert contents(curriculum.store) != before
+    assert not Path(curriculum.store, LOCKS, "in-use").exists()
 
 
 def test_a_run_of_before_there_were_notes_keeps_what_its_summary_names(
     curriculum: Curriculum,
 ) -> None:
-    shutil.rmtree(Path(curriculum.store, "tiny", USES), ignore_errors=True)
+    shutil.rmtree(Path(curriculum.store, USES), ignore_errors=True)
     summary = json.loads(Path(curriculum.store, "tiny", "summary.json").read_text())
     code, _, _ = ppt("gc", curriculum.store, "--delete")
     assert code == 0
@@ -193,6 +238,7 @@ def test_gc_removes_nothing_where_it_cannot_know(curriculum: Curriculum, tmp_pat
     manifest.write_bytes(before[str(manifest.relative_to(home))])
     assert contents(curriculum.store) == before
     shutil.rmtree(home / "tiny")
+    shutil.rmtree(home / USES)
     refused("no run in")
     assert ppt("gc", str(tmp_path / "nowhere"))[0] == 2
 
@@ -206,7 +252,7 @@ def test_a_store_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     other = written(store.node("labels", {"of": "nobody"}, {"samples": used}, buckets=1))
     for node in (used, child, other):
         node.write_manifest()
-    store.fs.pipe_file(f"{store.path}/run/{USES}/{child.digest}", b"labels")
+    store.fs.pipe_file(f"{store.path}/{USES}/run/{child.digest}", b"labels")
     code, told, _ = ppt("show", child.digest, "--store", url)
     assert (code, f"samples: samples {used.digest}" in told) == (0, True)
     code, _, told = ppt("gc", url, "--delete")

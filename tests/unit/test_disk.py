@@ -57,6 +57,21 @@ def test_the_former_file_stays(tmp_path: Path) -> None:
     assert str(disk_fault(caught.value)).startswith(f"{path}: No space left on device: free some")
 
 
+def test_a_file_on_a_disk_that_takes_nothing_is_named_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a disk also refuses to remove the temporary file, which is not there."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError) as caught, replacing(tmp_path / "file") as temporary:
+        temporary.open("wb")
+    assert str(disk_fault(caught.value)).startswith(f"{tmp_path}/file: Read-only file system: ")
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "no"), OSError("no"), None])
 def test_other_errors_are_none_of_a_disk(error: OSError | None) -> None:
     assert disk_fault(error or ValueError("no")) is None

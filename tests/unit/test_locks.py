@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ppt.steps.progress import print_waiting
-from ppt.store.locks import LOCKS, locked
+from ppt.store.locks import LOCKS, in_use, locked
 from ppt.store.nodes import Store
 
 HOLD = """
@@ -88,6 +91,44 @@ def test_many_at_once_come_in_turn(tmp_path: Path) -> None:
         thread.join()
     assert (most, entered) == (1, 160)
     assert list((tmp_path / LOCKS).iterdir()) == []
+
+
+def test_a_store_is_used_together_or_alone(tmp_path: Path) -> None:
+    store, waited = Store(str(tmp_path)), list[str]()
+    alone = threading.Event()
+
+    def remove() -> None:
+        with in_use(store, lambda: waited.append("for the others"), alone=True):
+            alone.set()
+
+    with ExitStack() as first, ExitStack() as second:
+        for stack in (first, second):
+            stack.enter_context(in_use(store, lambda: waited.append("never")))
+        thread = threading.Thread(target=remove)
+        thread.start()
+        first.close()
+        while not waited:
+            thread.join(0.01)
+        assert not alone.is_set()
+    thread.join(60)
+    assert alone.is_set()
+    assert waited == ["for the others"]
+    assert list((tmp_path / LOCKS).iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_store_that_cannot_be_written_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    store = Store(str(tmp_path / "runs"))
+    with in_use(store, nothing):
+        pass
+    with pytest.raises(OSError), in_use(store, nothing, alone=True):
+        pass
 
 
 def test_a_store_behind_a_url_has_no_locks() -> None:

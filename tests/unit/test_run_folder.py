@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ppt.steps.uses import uses_of
 from ppt.store.nodes import Store
 from ppt.tracking.folder import RunFolder
 
@@ -28,16 +27,3 @@ def test_a_runs_folder_comes_from_the_url_and_goes_back(
         again.publish()
         assert store.fs.cat_file("bucket/a/deep/x") == b"2"
     assert store.fs.find("bucket/a") == ["bucket/a/deep/x"]
-
-
-def test_notes_of_what_a_run_uses_stay_in_the_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    store = Store(f"dir://bucket::file://{tmp_path}/remote")
-    store.fs.makedirs("bucket/a/uses")
-    store.fs.pipe_file("bucket/a/uses/0123", b"samples")
-    with RunFolder(store, "a") as folder:
-        Path(folder.path).mkdir(parents=True, exist_ok=True)
-        assert not Path(folder.path, "uses").exists()
-    assert uses_of(store, "a") == ["0123"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
 from threading import Thread
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -24,6 +26,7 @@ from werkzeug.serving import make_server
 
 import ppt
 from ppt.config import ConfigError
+from ppt.jobs.common import say_mlflow
 from ppt.report.gallery import stage_panels
 from ppt.tracking.mlflow_runs import Tracker, check_tracking, end_running_below, own_uri
 from ppt.tracking.record import Chosen, RunRecord
@@ -188,6 +191,23 @@ def test_goes_on_after_it_ended_early(
     assert points == [(e["epoch"], e["loss"]) for e in stage.history]
 
 
+def test_the_page_with_the_runs(
+    elsewhere: RunRecord, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The address of the experiment's runs, and before it the command that serves them."""
+    log_all(elsewhere, stages=0)
+    state = state_of(elsewhere)
+    client = MlflowClient(state["tracking_uri"])
+    number = client.get_run(state["run_id"]).info.experiment_id
+    page = f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
+    say_mlflow(state["tracking_uri"])
+    command, place = capsys.readouterr().err.splitlines()
+    assert command.endswith(f"mlflow ui --backend-store-uri {shlex.quote(state['tracking_uri'])}")
+    assert place == f"MLflow:  {page}"
+    say_mlflow(f"sqlite:///{tmp_path}/new.db")  # there is no experiment
+    assert capsys.readouterr().err.splitlines()[1] == "MLflow:  http://127.0.0.1:5000/"
+
+
 def test_runs_can_be_sorted_by_the_stage_that_was_chosen(elsewhere: RunRecord) -> None:
     first, *others = elsewhere.stages
     scores = {first.name: 61.0, **{stage.name: 40.0 for stage in others}}
@@ -296,6 +316,27 @@ def test_a_damaged_state_starts_a_new_run(elsewhere: RunRecord, content: str) ->
     with Tracker(elsewhere):
         pass
     assert runs_of(elsewhere)[1].info.status == "FINISHED"
+
+
+def test_a_run_that_was_created_but_not_noted_goes_on(
+    elsewhere: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created, create = [], MlflowClient.create_run
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        created.append(create(*arguments, **options).info.run_id)
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(MlflowClient, "create_run", killed)
+        Tracker(elsewhere).__enter__()
+    assert "run_id" not in state_of(elsewhere)
+    log_all(elsewhere, stages=0)
+    assert [state_of(elsewhere)["run_id"]] == created
+    log_all(elsewhere, stages=0)
+    assert [state_of(elsewhere)["run_id"]] == created
+    client = MlflowClient(state_of(elsewhere)["tracking_uri"])
+    assert client.get_run(created[0]).info.status == "FINISHED"
 
 
 def test_what_a_scheduler_stopped_does_not_run_for_ever(logged: RunRecord) -> None:

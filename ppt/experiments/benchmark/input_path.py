@@ -11,7 +11,6 @@ from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader, features_of
 from ppt.experiments.benchmark.measuring import shortest
 from ppt.experiments.benchmark.rows import RATIO, Row, Setting, Stream, Workload
-from ppt.store.arrays import from_tensors
 from ppt.store.lookup import mapped, row_of
 
 
@@ -86,8 +85,8 @@ def _copy_bare(reader: StageReader) -> int:
         features = reader.tables[number].features
         picture = reader.labels(number, bucket).pictures[rows[0]]
         row, table = row_of(features, bucket, "picture")[picture], mapped(features, bucket)
-        for name in features_of(table):
-            array = from_tensors(table[name])[row].ravel()
+        for name in features_of(table.schema):
+            array = table.row(name, row).ravel()
             if len(buffer) < len(array):
                 buffer = np.zeros(len(array), np.float16)
             np.copyto(buffer[: len(array)], array)
