@@ -20,7 +20,6 @@ from torch import Tensor
 from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader, features_of
 from ppt.models.point_prompting import PointPrompting
-from ppt.store.arrays import from_tensors
 from ppt.store.lookup import mapped, row_of
 from ppt.training.criterion import SetCriterion
 from ppt.training.loop import StageWorker
@@ -78,8 +77,8 @@ def _copy_bare(reader: StageReader) -> int:
         features = reader.tables[number].features
         picture = reader.labels(number, bucket).pictures[rows[0]]
         row, table = row_of(features, bucket, "picture")[picture], mapped(features, bucket)
-        for name in features_of(table):
-            array = from_tensors(table[name])[row].ravel()
+        for name in features_of(table.schema):
+            array = table.row(name, row).ravel()
             if len(buffer) < len(array):
                 buffer = np.zeros(len(array), np.float16)
             np.copyto(buffer[: len(array)], array)
