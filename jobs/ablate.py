@@ -9,9 +9,7 @@ ppt ablate table3 --base paper/refcoco
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +17,7 @@ import typer
 
 from ppt.config import ConfigError, Curriculum
 
-from .common import Local, Overrides, command, find, mlflow_ui, open_runner, out, run_alone, say
+from .common import Local, Overrides, command, find, open_runner, out, run_alone, say, say_mlflow
 
 
 @command
@@ -44,7 +42,7 @@ def main(
     from ppt.experiments.ablation_page import table_of, write_ablation
     from ppt.store.nodes import Store
     from ppt.tracking.folder import RunFolder
-    from ppt.tracking.mlflow_runs import tracking_uri
+    from ppt.tracking.mlflow_runs import tracked_at, tracking_uri
 
     rows = find(rows, folder=True)
     curricula = load_rows(rows, overrides or [], base and find(base), numbers)
@@ -53,7 +51,7 @@ def main(
     uri = tracking_uri(folder.path)
     with folder, _connected(first, local):
         Path(folder.path).mkdir(parents=True, exist_ok=True)
-        with _tracked_at(uri):
+        with tracked_at(uri):
             ablation = run_ablation(
                 folder.name, curricula, lambda curriculum: open_runner(curriculum, local=local)
             )
@@ -61,7 +59,7 @@ def main(
     out().print(table_of(ablation))
     say(f"report:  {folder.path}/report.html")
     say(f"table:   {folder.path}/table.csv")
-    say(f"MLflow:  {mlflow_ui(uri)}")
+    say_mlflow(uri)
 
 
 def _connected(curriculum: Curriculum, local: bool) -> AbstractContextManager[None]:
@@ -71,18 +69,6 @@ def _connected(curriculum: Curriculum, local: bool) -> AbstractContextManager[No
     from ppt.distributed.cluster import connected
 
     return connected(curriculum.resources)
-
-
-@contextmanager
-def _tracked_at(uri: str) -> Iterator[None]:
-    """Let all rows log to the tracking server `uri`, so that their runs can be compared."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = uri
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MLFLOW_TRACKING_URI"]
 
 
 def _numbers(text: str) -> list[int]:

@@ -276,14 +276,20 @@ def say_places(record: RunRecord) -> None:
     say(f"report:  {record.home}/report.html")
     say(f"summary: {record.home}/summary.json")
     say(f"results: {record.home}/results")
-    say(f"MLflow:  {mlflow_ui(tracking_uri(record.folder))}")
+    say_mlflow(tracking_uri(record.folder))
 
 
-def mlflow_ui(uri: str) -> str:
-    """Return the command that shows the MLflow runs, as it works from this shell."""
-    found = shutil.which("mlflow")
-    program = "mlflow" if found else os.path.relpath(Path(sys.executable).parent / "mlflow")
-    return f"{program} ui --backend-store-uri {shlex.quote(uri)}"
+def say_mlflow(uri: str) -> None:
+    """Print the address of MLflow's page with the runs; for a database, how to serve it as well."""
+    from ppt.tracking.mlflow_runs import runs_page
+
+    server = uri
+    if not uri.startswith(("http://", "https://")):
+        server = "http://127.0.0.1:5000"  # where `mlflow ui` serves by default
+        found = shutil.which("mlflow")
+        program = "mlflow" if found else os.path.relpath(Path(sys.executable).parent / "mlflow")
+        say(f"MLflow:  {program} ui --backend-store-uri {shlex.quote(uri)}")
+    say(f"MLflow:  {server.rstrip('/')}{runs_page(uri)}")
 
 
 def run_alone(function: Callable[..., None], settings: dict[str, Any] | None = None) -> None:

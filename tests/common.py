@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+import pytest
 import torch
 from torch import Tensor
 
 from ppt.batches.batch import Targets
 from ppt.config import Curriculum, load_curriculum
 from ppt.curriculum.run import run_curriculum
+from ppt.models.loaded import image_text_encoder, segmenter
 from ppt.steps.local_runner import LocalRunner
 from ppt.store.nodes import Node, Store
 from ppt.tracking.record import RunRecord
@@ -89,3 +94,34 @@ def nodes_of(record: RunRecord) -> dict[str, Node]:
 def figures(record: RunRecord) -> list[tuple[Any, ...]]:
     """What every stage reached, and the losses of its epochs."""
     return [(stage.name, stage.metrics, stage.history) for stage in record.stages]
+
+
+def count_encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count from now on the pictures that pass through the embedded world's encoders."""
+    model, counts = load_curriculum(QUICKSTART).model, Counter[str]()
+    nets = {"clip": image_text_encoder(model.clip, "cpu"), "sam": segmenter(model.sam, "cpu")}
+
+    def counted(name: str, encode_images: Any) -> Any:
+        def call(self: Any, pixels: Tensor) -> Any:
+            counts[name] += len(pixels)
+            return encode_images(self, pixels)
+
+        return call
+
+    for name, net in nets.items():
+        monkeypatch.setattr(type(net), "encode_images", counted(name, type(net).encode_images))
+    return counts
+
+
+def encodings_per_picture(store: Path) -> float:
+    """The rows of all features in a store, divided by the number of its different pictures."""
+    nodes = Store(str(store)).complete_nodes()
+    counts = [n.manifest()["counts"]["pictures"]["out"] for n in nodes if n.kind == "features"]
+    files = [
+        file
+        for node in nodes
+        if node.kind in ("samples", "d_ref")
+        for file in Path(node.folder).glob("data-*.parquet")
+    ]
+    images = [i for f in files for i in pq.read_table(f, columns=["image"])["image"].to_pylist()]
+    return sum(counts) / len({hashlib.sha256(image).digest() for image in images})

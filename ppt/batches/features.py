@@ -9,32 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ppt.store.arrays import from_tensors
+from ppt.store.mapped import MappedTable
 
 SEGMENTER = "segmenter_"
 """The prefix of the segmenter's columns; the rest of the name is that of the feature."""
 
 
 def read_feature(
-    table: pa.Table, column: str, rows: Sequence[int] | None = None, device: str = "cpu"
+    table: MappedTable, column: str, rows: Sequence[int], device: str = "cpu"
 ) -> Tensor:
-    """Read a column in float32: [I, ...], for all pictures of a table or for some of its rows."""
-    values = from_tensors(table[column])
-    if rows is not None:
-        values = values[rows]
-    return torch.from_numpy(values.astype(np.float32)).to(device)
+    """Read a column in float32 for I rows of a table: [I, ...]."""
+    return torch.from_numpy(table.rows(column, rows).astype(np.float32)).to(device)
 
 
 def read_segmenter_features(
-    table: pa.Table, rows: Sequence[int] | None = None, device: str = "cpu"
+    table: MappedTable, rows: Sequence[int], device: str = "cpu"
 ) -> dict[str, Tensor]:
     """Read what `Segmenter.encode_images` gave, in float32 and by the names that it used."""
     return {
         column.removeprefix(SEGMENTER): read_feature(table, column, rows, device)
-        for column in table.column_names
+        for column in table.schema.names
         if column.startswith(SEGMENTER)
     }

@@ -21,8 +21,9 @@ from ppt.batches.batch import Batch, Targets
 from ppt.batches.features import SEGMENTER
 from ppt.batches.sampler import LabelTable, Plan
 from ppt.batches.targets import draw_points
-from ppt.store.arrays import from_tensors, is_tensor
+from ppt.store.arrays import is_tensor
 from ppt.store.lookup import OPEN_BUCKETS, lookup_rows, mapped, row_of
+from ppt.store.mapped import MappedTable
 from ppt.store.nodes import TARGETS, Node
 
 
@@ -43,8 +44,8 @@ def gather_pictures(rows: Sequence[PictureRow]) -> Batch:
         (mapped(row.features, row.bucket), row_of(row.features, row.bucket, "picture")[row.picture])
         for row in rows
     ]
-    features = {name: _feature(places, name) for name in features_of(places[0][0])}
-    sizes = [[table[side][i].as_py() for side in ("height", "width")] for table, i in places]
+    features = {name: _feature(places, name) for name in features_of(places[0][0].schema)}
+    sizes = [[table.column(side)[i].as_py() for side in ("height", "width")] for table, i in places]
     texts = [(row.words, text) for row in rows for text in row.texts]
     words = [lookup_rows(node, text, "word_features") for node, text in texts]
     word_features, word_mask = _padded(words)
@@ -69,23 +70,23 @@ def gather_pictures(rows: Sequence[PictureRow]) -> Batch:
     )
 
 
-def features_of(table: pa.Table) -> list[str]:
+def features_of(schema: pa.Schema) -> list[str]:
     """Return the features that the model uses: surgery tokens serve pseudo labels only."""
-    return [f.name for f in table.schema if is_tensor(f) and f.name != "surgery_tokens"]
+    return [f.name for f in schema if is_tensor(f) and f.name != "surgery_tokens"]
 
 
-def _feature(places: Sequence[tuple[pa.Table, int]], name: str) -> Tensor:
+def _feature(places: Sequence[tuple[MappedTable, int]], name: str) -> Tensor:
     """Copy the feature of each place, float16 [I, ...].
 
     The memory is that of Arrow's pool, which keeps what is freed: new pages from the system would
     take several times as long as the copy.
     """
-    arrays = [from_tensors(table[name]) for table, _ in places]
-    shape = (len(places), *arrays[0].shape[1:])
+    arrays = [table.row(name, row) for table, row in places]
+    shape = (len(places), *arrays[0].shape)
     buffer = pa.allocate_buffer(2 * int(np.prod(shape)))
     copied = np.frombuffer(buffer, np.float16).reshape(shape)
-    for i, (array, (_, row)) in enumerate(zip(arrays, places, strict=True)):
-        copied[i] = array[row]
+    for row, array in zip(copied, arrays, strict=True):
+        row[...] = array
     return torch.from_numpy(copied)
 
 
@@ -166,8 +167,8 @@ class StageReader:
             candidates = np.concatenate(chosen)
             targets = mapped(of.labels, bucket, TARGETS)
             counts += [len(of_row) for of_row in chosen]
-            masks.append(from_tensors(targets["mask"])[candidates])
-            boxes.append(from_tensors(targets["box"])[candidates])
+            masks.append(targets.rows("mask", candidates))
+            boxes.append(targets.rows("box", candidates))
             referents.append(labels.is_referent[candidates])
         batch = gather_pictures(pictures)
         expression, box = np.arange(len(counts)).repeat(counts), np.concatenate(boxes)

@@ -340,7 +340,7 @@ class Stage(_Config):
 # ---------------------------------------------------------------- where it runs
 
 
-Workers = Annotated[int, Field(ge=1, le=1_000)]
+Processes = Annotated[int, Field(ge=1, le=1_000)]
 
 
 class Resources(_Config):
@@ -350,15 +350,20 @@ class Resources(_Config):
     """
 
     # The number of workers that train; [fewest, most] trains with as many as the cluster has.
-    num_workers: Workers | tuple[Workers, Workers] = 1
+    num_workers: Processes | tuple[Processes, Processes] = 1
     # The CPUs of each worker.
     cpus_per_worker: float = Field(1.0, gt=0)
     # The GPUs of each worker; 0 trains on CPUs.
     gpus_per_worker: float = Field(0.0, ge=0)
-    # The CPUs of a task that reads rows for the workers.
+    # The number of tasks that read for each worker at the same time.
+    readers_per_worker: int = Field(1, gt=0, le=100)
+    # The CPUs of each of these tasks.
     cpus_per_reader: float = Field(1.0, ge=0)
-    # The number of actors that carry out every step but training.
-    num_actors: int = Field(1, gt=0, le=1_000)
+    # The megabytes of batches that are read ahead for each worker.
+    reader_memory: int = Field(1_000, gt=0)
+    # The number of actors that carry out every step but training; [fewest, most] takes as many as
+    # the cluster has room for.
+    num_actors: Processes | tuple[Processes, Processes] = 1
     # The CPUs of each actor.
     cpus_per_actor: float = Field(1.0, gt=0)
     # The GPUs of each actor, which may be a share of one.
@@ -366,9 +371,9 @@ class Resources(_Config):
     # How often a training starts again after a worker was lost.
     max_failures: int = Field(2, ge=0)
 
-    @field_validator("num_workers", mode="wrap")
+    @field_validator("num_workers", "num_actors", mode="wrap")
     @classmethod
-    def _some_workers(cls, value: Any, read: Callable[[Any], Any]) -> Any:
+    def _some(cls, value: Any, read: Callable[[Any], Any]) -> Any:
         wrong = f"must be a number from 1 to 1000 or [fewest, most], got {shown(value)}"
         if isinstance(value, bool):
             raise ValueError(wrong)
@@ -389,6 +394,16 @@ class Resources(_Config):
     def most_workers(self) -> int:
         """The number of workers that a training never exceeds."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @property
+    def fewest_actors(self) -> int:
+        """The number of actors with which a step can start."""
+        return self.num_actors if isinstance(self.num_actors, int) else self.num_actors[0]
+
+    @property
+    def most_actors(self) -> int:
+        """The number of actors that a step never exceeds."""
+        return self.num_actors if isinstance(self.num_actors, int) else self.num_actors[1]
 
 
 ModelSelection = Literal["last", "pseudo_iou", "truth"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
@@ -59,10 +59,19 @@ class _Actor:
 
     def __init__(self) -> None:
         use_device("cuda" if ray.get_gpu_ids() else "cpu")
+        self._reference: list[Any] = []
+        self._step = cast(Step, None)
 
-    def run(self, node: Node, step: Step, bucket: int) -> int:
-        """Make and write one bucket, and return the number of rows that went into it."""
-        output = step(bucket)
+    def run(self, node: Node, reference: list[Any], bucket: int, following: int | None) -> int:
+        """Make and write one bucket, and return the number of rows that went into it.
+
+        `reference` holds that of the step, which is fetched once. The actor is likely to be asked
+        for the bucket `following` after this one.
+        """
+        if reference != self._reference:
+            self._reference, self._step = reference, ray.get(reference[0])
+        self._step.expect(following)
+        output = self._step(bucket)
         node.write_bucket(bucket, output)
         return next((count.into for count in output.counts.values()), 0)
 
@@ -101,18 +110,21 @@ class ActorPool:
     def _run_buckets(
         self, node: Node, step: Step, todo: Sequence[int], advance: Callable[[int], None]
     ) -> None:
-        while len(self.actors) < self.resources.num_actors:
+        while len(self.actors) < self.resources.most_actors:
             self.actors.append(self._start())
-        reference = ray.put(step)
+        reference = [ray.put(step)]
         idle, waiting, lost = list[Any](), list(todo), Counter[int | None]()
-        # An actor gets a bucket only when it runs: on a cluster that shrank it may never start.
+        expected: dict[Any, int] = {}  # which bucket an actor gets next, unless another is free
+        # An actor gets a bucket only when it runs: on a small cluster it may never start.
         running: dict[Any, tuple[Any, int | None]] = {
             actor.__ray_ready__.remote(): (actor, None) for actor in self.actors
         }
         while waiting or any(bucket is not None for _, bucket in running.values()):
             while waiting and idle:
-                actor, bucket = idle.pop(), waiting.pop(0)
-                running[actor.run.remote(node, reference, bucket)] = (actor, bucket)
+                actor = idle.pop()
+                bucket, following = _choose(waiting, expected, actor)
+                call = actor.run.remote(node, reference, bucket, following)
+                running[call] = (actor, bucket)
             (done,), _ = ray.wait(list(running), num_returns=1)
             actor, of = running.pop(done)
             try:
@@ -128,11 +140,12 @@ class ActorPool:
                         f"{node.kind} {node.digest}: bucket {of} lost its actor "
                         f"{MAX_ATTEMPTS} times: {error}"
                     ) from error
-                if lost[None] > MAX_ATTEMPTS * self.resources.num_actors:
+                if lost[None] > MAX_ATTEMPTS * self.resources.most_actors:
                     raise StepError(
                         f"{node.kind} {node.digest}: the actors die as they start: {error}"
                     ) from error
                 self.actors.remove(actor)
+                expected.pop(actor, None)
                 self.actors.append(self._start())
                 running[self.actors[-1].__ray_ready__.remote()] = (self.actors[-1], None)
                 if of is not None:
@@ -148,3 +161,22 @@ class ActorPool:
         for actor in self.actors:
             ray.kill(actor)
         self.actors.clear()
+
+
+def _choose(waiting: list[int], expected: dict[Any, int], actor: Any) -> tuple[int, int | None]:
+    """Take a bucket for an actor, and say which one it is to expect after it.
+
+    It gets the one that it expects, or one that nobody expects, or else that of another actor.
+    """
+    bucket = expected.pop(actor, None)
+    taken = set(expected.values())
+    free = (b for b in waiting if b not in taken and b != bucket)
+    if bucket is None:
+        bucket = next(free, waiting[0])
+    for other in [other for other, of in expected.items() if of == bucket]:
+        del expected[other]
+    following = next(free, None)
+    if following is not None:
+        expected[actor] = following
+    waiting.remove(bucket)
+    return bucket, following

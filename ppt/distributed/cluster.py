@@ -208,7 +208,7 @@ def check_fits(resources: Resources) -> None:
     """
     there = ray.cluster_resources()
     for asked in (
-        actors_request(resources),
+        actors_request(resources, resources.fewest_actors),
         training_request(resources, resources.fewest_workers),
     ):
         for kind, amount in asked.items():
@@ -218,7 +218,7 @@ def check_fits(resources: Resources) -> None:
                     f"{there.get(kind, 0):g}: lower resources.num_* or resources.*_per_*"
                 )
     for what, number, asked in (
-        ("actor", resources.num_actors, actor_request(resources)),
+        ("actor", resources.fewest_actors, actor_request(resources)),
         ("worker", resources.fewest_workers, worker_request(resources)),
     ):
         if number > (places := _places(asked)):
@@ -241,7 +241,7 @@ def fits_beside_training(resources: Resources, runs: int = 1) -> bool:
     train = training_request(resources, resources.most_workers)
     return all(
         runs * (amount + train.get(kind, 0)) <= there.get(kind, 0) + 1e-6
-        for kind, amount in actors_request(resources).items()
+        for kind, amount in actors_request(resources, resources.most_actors).items()
     )
 
 
@@ -252,7 +252,7 @@ def runs_at_once(resources: Resources) -> int:
     """
     there, passes, train = (
         ray.cluster_resources(),
-        actors_request(resources),
+        actors_request(resources, resources.most_actors),
         training_request(resources, resources.most_workers),
     )
     asked = {kind: max(amount, train.get(kind, 0)) for kind, amount in passes.items()}
@@ -285,20 +285,20 @@ def worker_request(resources: Resources) -> dict[str, float]:
     return {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
 
 
-def actors_request(resources: Resources) -> dict[str, float]:
-    """Return what the whole actor pool asks of Ray: amounts by the names of resources."""
-    return {k: resources.num_actors * amount for k, amount in actor_request(resources).items()}
+def actors_request(resources: Resources, num_actors: int) -> dict[str, float]:
+    """Return what some actors of the pool ask of Ray: amounts by the names of resources."""
+    return {k: num_actors * amount for k, amount in actor_request(resources).items()}
 
 
 def training_request(resources: Resources, num_workers: int) -> dict[str, float]:
     """Return what a training asks of Ray: amounts by the names of resources, "CPU" and "GPU".
 
     Args:
-        resources: what is configured for one worker and for its reader.
-        num_workers: the number of workers; each has one reader.
+        resources: what is configured for one worker and for its readers.
+        num_workers: the number of workers.
     """
     asked = {k: num_workers * amount for k, amount in worker_request(resources).items()}
-    asked["CPU"] += num_workers * resources.cpus_per_reader
+    asked["CPU"] += num_workers * resources.readers_per_worker * resources.cpus_per_reader
     return asked
 
 

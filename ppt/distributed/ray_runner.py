@@ -130,7 +130,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         epochs=worker.epochs_left,
         rank=rank,
         world_size=world_size,
-        cpus_per_reader=stage.resources.cpus_per_reader,
+        resources=stage.resources,
         pin=worker.device.type == "cuda",
     )
     for epoch, batches in zip(worker.epochs_left, streams, strict=True):

@@ -19,22 +19,16 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 import torch
-from ray.data import TaskPoolStrategy
+from ray.data import ExecutionResources, TaskPoolStrategy
 from ray.data.collate_fn import ArrowBatchCollateFn
 
 from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader
+from ppt.config import Resources
 from ppt.distributed.ray_private import ExecutionCallback
 
 # The tensors of a batch are views of the object store, which is read-only; nobody writes to them.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-
-READERS = 1
-"""The number of tasks that read for one worker at the same time.
-
-Each task is a process with torch in its memory. It stays some blocks ahead of the training, and Ray
-lets it rest when these are not taken.
-"""
 
 TASKS_AN_EPOCH, ITERATIONS_A_TASK = 8, 32
 """The most tasks among which an epoch is divided, and the fewest iterations that one of them reads.
@@ -70,7 +64,7 @@ def stream_epochs(
     epochs: range,
     rank: int,
     world_size: int,
-    cpus_per_reader: float,
+    resources: Resources,
     pin: bool = False,
 ) -> Iterator[Iterator[Batch]]:
     """Yield for each epoch an iterator of this worker's batches, one for each iteration.
@@ -82,7 +76,8 @@ def stream_epochs(
         epochs: the epochs to stream, numbered from 1.
         rank: the number of this worker.
         world_size: the number of workers.
-        cpus_per_reader: the CPUs that a reading task reserves.
+        resources: says how many tasks read for this worker, with how many CPUs, and how much they
+            may read ahead. Each of them is a process with torch in its memory.
         pin: whether the batches are copied to pinned memory, from which a GPU copies them while the
             host goes on.
     """
@@ -93,6 +88,9 @@ def stream_epochs(
     context.execution_options.preserve_order = True  # otherwise equal seeds give different runs
     context.custom_execution_callback_classes = [Pause]
     context.target_max_block_size = BLOCK_BYTES
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=resources.reader_memory * 1_000_000
+    )
     num_iterations = reader.plan.num_iterations
     step = max(-(-num_iterations // TASKS_AN_EPOCH), ITERATIONS_A_TASK)
     parts = [(epoch, start) for epoch in epochs for start in range(0, num_iterations, step)]
@@ -108,8 +106,8 @@ def stream_epochs(
         functools.partial(_read, reader=ray.put(reader), rank=rank, world_size=world_size),
         batch_format="pyarrow",
         batch_size=None,
-        num_cpus=cpus_per_reader,
-        compute=TaskPoolStrategy(size=READERS),
+        num_cpus=resources.cpus_per_reader,
+        compute=TaskPoolStrategy(size=resources.readers_per_worker),
     )
     rows = dataset.iter_torch_batches(
         batch_size=1, prefetch_batches=BATCHES_AHEAD, collate_fn=_FromRow(pin), device="cpu"

@@ -84,7 +84,8 @@ def check_disk(root: str, cost: Cost | None) -> Check:
 def _parts(cost: Cost) -> str:
     return (
         f"features {_gb(cost.features)} ({cost.pictures:,} pictures x {cost.bytes_per_picture:,} "
-        f"B), words {_gb(cost.words)} (at most {cost.texts:,} texts x {cost.bytes_per_text:,} B), "
+        f"B), words {_gb(cost.words)} ({cost.texts:,} texts x {cost.bytes_per_text:,} B), targets "
+        f"{_gb(cost.targets)} ({cost.candidates:,} candidates x {cost.bytes_per_candidate:,} B), "
         f"pictures {_gb(cost.sample_bytes)}"
     )
 
@@ -126,7 +127,10 @@ def check_processors(resources: Resources | None) -> Check:
     found = f"{cpus} CPUs, {told}"
     if resources is None:
         return Check(name, "ok", found)
-    asked = [actors_request(resources), training_request(resources, resources.fewest_workers)]
+    asked = [
+        actors_request(resources, resources.fewest_actors),
+        training_request(resources, resources.fewest_workers),
+    ]
     most = {kind: max(request[kind] for request in asked) for kind in ("CPU", "GPU")}
     found += f"; asked for: {most['CPU']:g} CPU, {most['GPU']:g} GPU"
     if most["GPU"] > len(gpus):

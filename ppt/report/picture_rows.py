@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ppt.images.pictures import check_picture
-from ppt.store.arrays import from_tensors
+from ppt.store.lookup import mapped, row_of
 from ppt.store.nodes import DATA, Node, bucket_of
 
 
@@ -34,9 +34,10 @@ def images_of(samples: Node, pictures: Iterable[str]) -> dict[str, np.ndarray]:
 def surgery_tokens_of(features: Node, pictures: Iterable[str]) -> dict[str, np.ndarray]:
     """Return the CLIP Surgery tokens, float16 [1 + L, E], of the given pictures, by key."""
     found: dict[str, np.ndarray] = {}
-    for part in _parts(features, pictures, DATA, ["picture", "surgery_tokens"]):
-        tokens = from_tensors(part["surgery_tokens"])
-        found |= dict(zip(part["picture"].to_pylist(), tokens, strict=True))
+    for picture in pictures:
+        bucket = bucket_of(picture, features.num_buckets)
+        row = row_of(features, bucket, "picture")[picture]
+        found[picture] = mapped(features, bucket).row("surgery_tokens", row)
     return found
 
 

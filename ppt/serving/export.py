@@ -22,6 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import ppt
 from ppt.config import ConfigError, Model
 from ppt.config.load import load_run
+from ppt.downloads.web import sha256_of
 from ppt.serving.stored_checkpoint import SUMMARY, StoredCheckpoint, open_checkpoint
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST, METADATA
 from ppt.store.checksums import checksum_of, seal, unseal
@@ -62,7 +63,7 @@ def export_model(run: str | Path, out: str | Path, stage: str | None = None) -> 
         shutil.copyfile(checkpoint.folder / name, out / name)
         checksums[name] = {
             **checksum_of((out / name).read_bytes()),
-            "sha256": _sha256(out / name),
+            "sha256": sha256_of(out / name),
         }
     (out / CARD).write_text(model_card(run, checkpoint))
     summary, calibration = unseal((run / SUMMARY).read_bytes()), checkpoint.calibration
@@ -99,11 +100,11 @@ def fetch_model(url: str) -> Path:
         folder = Path(torch.hub.get_dir(), "ppt", hashlib.sha256(content).hexdigest())
         folder.mkdir(parents=True, exist_ok=True)
         for name, sha256 in wanted.items():
-            if (folder / name).is_file() and _sha256(folder / name) == sha256:
+            if (folder / name).is_file() and sha256_of(folder / name) == sha256:
                 continue
             with replacing(folder / name) as temporary:
                 fs.get_file(f"{root}/{name}", str(temporary))
-                if _sha256(temporary) != sha256:
+                if sha256_of(temporary) != sha256:
                     raise ValueError(f"{name} has not the SHA-256 that the manifest tells")
         with replacing(folder / MANIFEST) as temporary:
             temporary.write_bytes(content)
@@ -173,8 +174,3 @@ def _portable(model: Model) -> Model:
         if part.weights is not None and Path(part.weights).is_file()
     }
     return model.model_copy(update=parts)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

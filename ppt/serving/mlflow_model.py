@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ppt
 from ppt.images.pictures import check_picture, encode_picture
+from ppt.serving.own_world import check_world
 from ppt.serving.predictor import Predictor
 from ppt.serving.stored_checkpoint import SUMMARY
 from ppt.store.checkpoint_files import MANIFEST
@@ -62,7 +63,8 @@ def log_model(folder: Path, run: Path, register: str | None = None) -> str:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # integers, which MLflow says may be missing
-        signature = infer_signature(example, _load_pyfunc(str(folder)).predict(example))
+        answer = _load_pyfunc(str(folder)).predict(example)
+        signature = infer_signature(example, answer, params={"force": False})
     with needed(uri), tracked_at(uri):
         move_artifacts(uri)
         client = quiet_client(uri)
@@ -98,7 +100,8 @@ class PyfuncPredictor:
     def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict]:
         """Return a prediction for each row: the JSON of `ppt predict` without the picture's path.
 
-        Consecutive rows with the same picture are predicted together.
+        Consecutive rows with the same picture are predicted together. With the parameter `force`
+        the embedded world's model answers any picture, see `own_world`.
 
         Raises MlflowException, which a server answers with status 400, if a row cannot be used.
         """
@@ -109,6 +112,8 @@ class PyfuncPredictor:
         for _, group in rows.groupby((pictures != pictures.shift()).cumsum(), sort=False):
             try:
                 image = check_picture(group["picture"].iloc[0])
+                if not (params or {}).get("force"):
+                    check_world(self.predictor.checkpoint, image, "it")
                 predictions = self.predictor.predict(image, group["expression"].tolist())
             except ValueError as error:  # UnreadablePicture is one
                 row = len(found) + 1

@@ -1,11 +1,18 @@
-"""encode: the features of each picture and text, computed once by the frozen models."""
+"""encode: the features of each picture and text, computed once by the frozen models.
+
+Pictures are read, decoded and resized by threads while the device works on those before them, also
+from one bucket to the next, and features are written as they come: memory depends on `BATCH_SIZE`
+and not on the size of a bucket.
+"""
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +58,9 @@ class _EncodeSamples(Step):
     def total(self) -> int:
         return self.samples.counts()["pictures"]["out"]
 
+    def expect(self, bucket: int | None) -> None:
+        _Pictures.expected = None if bucket is None else (self.samples, bucket)
+
 
 @dataclass(frozen=True)
 class EncodePictures(_EncodeSamples):
@@ -71,23 +81,21 @@ class EncodePictures(_EncodeSamples):
     def spec(self) -> dict[str, Any]:
         return encoder_fingerprints(self.model)
 
-    @torch.inference_mode()
     def __call__(self, bucket: int) -> BucketOutput:
         device = current_device()
         clip, sam = image_text_encoder(self.model.clip, device), segmenter(self.model.sam, device)
 
-        def encode(pictures: list[np.ndarray]) -> dict[str, Tensor]:
-            features = clip.encode_images(_pixels(clip, pictures, device))
+        def encode(pixels: list[Tensor]) -> dict[str, Tensor]:
+            of_clip, of_sam = pixels
+            features = clip.encode_images(of_clip)
             return {
-                **{
-                    SEGMENTER + name: feature
-                    for name, feature in sam.encode_images(_pixels(sam, pictures, device)).items()
-                },
+                **{SEGMENTER + n: feature for n, feature in sam.encode_images(of_sam).items()},
                 "surgery_tokens": features.surgery_tokens,
                 **{f"visual_features_{n}": v for n, v in enumerate(features.visual_features)},
             }
 
-        return _encoded(self.samples, bucket, encode, feature_shapes(clip, sam))
+        pictures = _Pictures.of(self.samples, bucket, [clip, sam])
+        return _encoded(pictures, encode, feature_shapes(clip, sam))
 
 
 @dataclass(frozen=True)
@@ -107,66 +115,107 @@ class EncodeSurgeryTokens(_EncodeSamples):
     def spec(self) -> dict[str, Any]:
         return {"clip": clip_fingerprint(self.clip), "columns": ["surgery_tokens"]}
 
-    @torch.inference_mode()
     def __call__(self, bucket: int) -> BucketOutput:
-        device = current_device()
-        clip = image_text_encoder(self.clip, device)
+        clip = image_text_encoder(self.clip, current_device())
 
-        def encode(pictures: list[np.ndarray]) -> dict[str, Tensor]:
-            tokens = clip.encode_images(_pixels(clip, pictures, device)).surgery_tokens
-            return {"surgery_tokens": tokens}
+        def encode(pixels: list[Tensor]) -> dict[str, Tensor]:
+            return {"surgery_tokens": clip.encode_images(pixels[0]).surgery_tokens}
 
         shapes: dict[str, tuple[int, ...]] = {"surgery_tokens": surgery_shape(clip)}
-        return _encoded(self.samples, bucket, encode, shapes)
+        return _encoded(_Pictures.of(self.samples, bucket, [clip]), encode, shapes)
 
 
-def _pixels(net: ImageTextEncoder | Segmenter, pictures: list[np.ndarray], device: str) -> Tensor:
-    """Preprocess pictures, uint8 [H, W, 3] each, for a net: [I, 3, S, S] on the device."""
-    return torch.stack([net.preprocess(picture) for picture in pictures]).to(device)
+class _Pictures:
+    """The pictures of a bucket, batch by batch. The next batch is decoded while one is in use.
+
+    After the last batch, the first one of the bucket that is expected next is decoded.
+    """
+
+    expected: ClassVar[tuple[Node, int] | None] = None
+    _begun: ClassVar[_Pictures | None] = None
+
+    def __init__(
+        self, samples: Node, bucket: int, nets: Sequence[ImageTextEncoder | Segmenter]
+    ) -> None:
+        self._from = (samples, bucket)
+        self._nets = nets
+        rows = samples.read(bucket, columns=["picture", "height", "width", "image"])
+        self._waiting = iter(rows.to_batches(max_chunksize=BATCH_SIZE))
+        self.rows = rows.drop_columns("image").combine_chunks()
+        self._decoding = self._begin()
+
+    @classmethod
+    def of(
+        cls, samples: Node, bucket: int, nets: Sequence[ImageTextEncoder | Segmenter]
+    ) -> _Pictures:
+        """Return the pictures of a bucket, prepared for some nets; they may have been expected."""
+        begun, cls._begun = cls._begun, None
+        if begun is not None and begun._from == (samples, bucket) and begun._nets == nets:
+            return begun
+        return cls(samples, bucket, nets)
+
+    def _begin(self) -> list[Future[list[Tensor]]]:
+        """Let the threads decode the next batch."""
+        batch = next(self._waiting, None)
+        images = [] if batch is None else batch["image"].to_pylist()
+        return [_threads().submit(self._prepare, image) for image in images]
+
+    def _prepare(self, image: bytes) -> list[Tensor]:
+        """Decode and preprocess a picture for each net: [3, S, S]."""
+        picture = check_picture(image)
+        return [net.preprocess(picture) for net in self._nets]
+
+    def batches(self) -> Iterator[list[Tensor]]:
+        """Yield for up to BATCH_SIZE pictures the pixels [I, 3, S, S] for each net."""
+        device = current_device()
+        while decoding := self._decoding:
+            self._decoding = self._begin()
+            if not self._decoding and self.expected is not None:
+                type(self)._begun = type(self)(*self.expected, self._nets)
+                type(self).expected = None
+            prepared = zip(*(future.result() for future in decoding), strict=True)
+            pixels = [torch.stack(of_net).to(device) for of_net in prepared]
+            del decoding, prepared  # the pictures are in memory only once
+            yield pixels
+            del pixels
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """Return the threads that decode pictures, as many as this process has CPUs."""
+    return ThreadPoolExecutor(torch.get_num_threads(), "decode")
 
 
 def _encoded(
-    samples: Node,
-    bucket: int,
-    encode: Callable[[list[np.ndarray]], dict[str, Tensor]],
+    pictures: _Pictures,
+    encode: Callable[[list[Tensor]], dict[str, Tensor]],
     shapes: dict[str, tuple[int, ...]],
 ) -> BucketOutput:
-    """Encode the pictures of a bucket batch by batch, and return their `features`.
+    """Return the `features` of the pictures of a bucket, which are made as they are written.
 
     Args:
-        samples: the table of the pictures.
-        bucket: the bucket.
-        encode: encodes I pictures, uint8 [H, W, 3] RGB each, to features [I, ...] by name.
+        pictures: the pictures.
+        encode: encodes the pixels of I pictures for each net to features [I, ...] by name.
         shapes: the shape of each feature of a picture, in the order of the columns.
     """
-    rows = samples.read(bucket, columns=["picture", "image", "height", "width"])
-    columns: dict[str, list[np.ndarray]] = {}
-    for pictures in _decoded(rows):
-        for name, tensor in encode(pictures).items():
-            columns.setdefault(name, []).append(tensor.half().cpu().numpy())
-    table = _feature_table(rows, columns, shapes)
-    return BucketOutput({DATA: table}, {"pictures": Count(len(table), len(table), 0)})
+    tensors = [tensor_field(name, shape) for name, shape in shapes.items()]
+    schema = pa.schema([*pictures.rows.schema, *tensors])
 
+    def parts() -> Iterator[pa.RecordBatch]:
+        start = 0
+        for pixels in pictures.batches():
+            with torch.inference_mode():
+                features = encode(pixels)
+            pixels.clear()  # memory for the features
+            arrays = [to_tensors(features.pop(name).half().cpu().numpy()) for name in shapes]
+            rows = pictures.rows.slice(start, len(arrays[0]))
+            columns = [column.combine_chunks() for column in rows.columns]
+            yield pa.RecordBatch.from_arrays([*columns, *arrays], schema=schema)
+            start += len(rows)
 
-def _decoded(samples: pa.Table) -> Iterator[list[np.ndarray]]:
-    """Yield the pictures of a samples table, uint8 [H, W, 3] RGB, in batches of BATCH_SIZE."""
-    for batch in samples.to_batches(max_chunksize=BATCH_SIZE):
-        yield [check_picture(image) for image in batch["image"].to_pylist()]
-
-
-def _feature_table(
-    samples: pa.Table, columns: dict, shapes: dict[str, tuple[int, ...]]
-) -> pa.Table:
-    """Make a table whose rows can each be read from a memory map without the rest."""
-    arrays, fields = [], []
-    for name in ("picture", "height", "width"):
-        arrays.append(samples[name].combine_chunks())
-        fields.append(samples.schema.field(name))
-    for name, shape in shapes.items():
-        rows = columns.get(name, [np.empty((0, *shape), np.float16)])
-        fields.append(tensor_field(name, shape))
-        arrays.append(to_tensors(np.concatenate(rows)))
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    count = Count(len(pictures.rows), len(pictures.rows), 0)
+    reader = pa.RecordBatchReader.from_batches(schema, parts())
+    return BucketOutput({DATA: reader}, {"pictures": count})
 
 
 def feature_shapes(clip: ImageTextEncoder, sam: Segmenter) -> dict[str, tuple[int, ...]]:
@@ -214,16 +263,28 @@ class _EncodeTexts(Step):
     def spec(self) -> dict[str, Any]:
         return {
             "clip": clip_fingerprint(self.clip),
-            "texts": digest_of(self.texts),
+            "texts": self._digest_of_texts,
             "num_buckets": self.num_buckets,
         }
+
+    @functools.cached_property
+    def _digest_of_texts(self) -> str:
+        return digest_of(self.texts)
+
+    @functools.cached_property
+    def _by_bucket(self) -> list[list[str]]:
+        """The texts of each bucket."""
+        texts: list[list[str]] = [[] for _ in range(self.num_buckets)]
+        for text in self.texts:
+            texts[bucket_of(text, self.num_buckets)].append(text)
+        return texts
 
     def total(self) -> int:
         return len(self.texts)
 
     @torch.inference_mode()
     def __call__(self, bucket: int) -> BucketOutput:
-        texts = [text for text in self.texts if bucket_of(text, self.num_buckets) == bucket]
+        texts = self._by_bucket[bucket]
         clip = image_text_encoder(self.clip, current_device())
         table = self._encode(clip, texts)
         return BucketOutput({DATA: table}, {"texts": Count(len(texts), len(table), 0)})

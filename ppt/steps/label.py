@@ -91,7 +91,9 @@ def prompt_phrases(
         index = torch.tensor([pictures[p.picture] for p in part], device=device)
         texts = torch.from_numpy(lookup_text(embeddings, [p.text for p in part], "embedding"))
         maps = similarity_maps(tokens[index], texts.to(device), empty)
-        sizes = torch.tensor([[table[c][i].as_py() for c in ("height", "width")] for i in at])
+        sizes = torch.tensor(
+            [[table.column(c)[i].as_py() for c in ("height", "width")] for i in at]
+        )
         prompts = [
             PhrasePrompt(pictures[p.picture], p.text, similarity)
             for p, similarity in zip(part, maps, strict=True)

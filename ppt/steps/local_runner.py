@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -50,7 +51,8 @@ class LocalRunner:
         todo = prepare_folder(node)
         total = step.total() if len(todo) == node.num_buckets else None
         with progress_bar(step.title, total) as advance, _threads(self.resources.cpus_per_actor):
-            for bucket in todo:
+            for bucket, following in zip_longest(todo, todo[1:]):
+                step.expect(following)
                 output = step(bucket)
                 node.write_bucket(bucket, output)
                 advance(next((count.into for count in output.counts.values()), 0))

@@ -58,6 +58,13 @@ class Step(ABC):
     def __call__(self, bucket: int) -> BucketOutput:
         """Make one bucket. Repeated calls return equal results."""
 
+    def expect(self, bucket: int | None) -> None:
+        """Be told which bucket this process makes after the next one, or None.
+
+        A step that reads much may begin to read it while its device is busy; others do nothing.
+        """
+        return None
+
     def node(self, store: Store) -> Node:
         """Return the place in the store of what this step makes. Nothing is written."""
         return store.node(

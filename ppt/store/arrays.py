@@ -61,12 +61,15 @@ def to_ragged(values: np.ndarray, lengths: Sequence[int]) -> pa.LargeListArray:
     return pa.LargeListArray.from_arrays(offsets, rows)
 
 
-def from_ragged(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the arrays of a column of one chunk, one after another, and where each begins.
+def is_ragged(field: pa.Field) -> bool:
+    """Return whether a field is a `ragged_field`."""
+    return pa.types.is_large_list(field.type)
 
-    Nothing is copied: the array of row r is values[offsets[r] : offsets[r + 1]].
+
+def ragged_values(lists: pa.LargeListArray) -> np.ndarray:
+    """Return the arrays of a ragged column one after another, [sum of lengths, width].
+
+    Nothing is copied. The array of row r lies from the r-th of `lists.offsets` to the next.
     """
-    lists = column.chunk(0)
     width = lists.type.value_type.list_size
-    values = lists.values.values.to_numpy().reshape(-1, width)
-    return values, lists.offsets.to_numpy()
+    return lists.values.values.to_numpy().reshape(-1, width)

@@ -4,6 +4,8 @@ Every file is written with its size and its CRC-32, the fastest checksum of Pyth
 finds every run of up to 32 wrong bits and misses one in four billion of other damages; it is no
 protection against an attacker. JSON files hold a checksum of their own content under the key
 `checksum`. Files that were written before there were checksums are read without a check.
+
+Files that are read row by row also have a checksum for each piece (`ppt.store.mapped`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
@@ -21,7 +23,13 @@ from fsspec.implementations.local import LocalFileSystem
 from ppt.config import ConfigError
 
 Checksum = dict[str, Any]
-"""The `size` of a file in bytes and its `crc32` in hexadecimal digits."""
+"""The `size` of a file in bytes and its `crc32` in hexadecimal digits; or also its `pieces`."""
+
+DAMAGED = "is damaged: its checksum is not that with which it was written"
+"""What is wrong with a file whose content has changed."""
+
+PIECE = 2**18
+"""The number of bytes of a file that have a checksum of their own."""
 
 CHECKSUMS = "checksums.json"
 """The file with the checksums of the other files in the folder of an unfinished training."""
@@ -48,12 +56,63 @@ def checksum_of(data: bytes | pa.Buffer) -> Checksum:
     return {"size": len(memoryview(data)), "crc32": f"{zlib.crc32(data):08x}"}
 
 
+class SummedFile:
+    """A file that is being written, and the checksum of what has been written."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._size = self._crc = self._crc_of_piece = 0
+        self._pieces: list[str] = []
+
+    def write(self, data: Any) -> int:
+        """Write bytes. This, `tell` and `flush` are what Arrow asks of a file."""
+        self._file.write(data)
+        view = memoryview(data)
+        self._crc = zlib.crc32(view, self._crc)
+        while len(view):
+            part = view[: PIECE - self._size % PIECE]
+            self._crc_of_piece = zlib.crc32(part, self._crc_of_piece)
+            self._size += len(part)
+            if self._size % PIECE == 0:
+                self._end_piece()
+            view = view[len(part) :]
+        return len(memoryview(data))
+
+    def tell(self) -> int:
+        """Return the number of bytes that were written."""
+        return self._size
+
+    def flush(self) -> None:
+        """Hand what was written to the system."""
+        self._file.flush()
+
+    def checksum(self) -> Checksum:
+        """Return the checksum of the file, which is written to its end, with its pieces."""
+        if self._size % PIECE:
+            self._end_piece()
+        return {"size": self._size, "crc32": f"{self._crc:08x}", "pieces": "".join(self._pieces)}
+
+    def _end_piece(self) -> None:
+        self._pieces.append(f"{self._crc_of_piece:08x}")
+        self._crc_of_piece = 0
+
+
+def pieces_of(data: bytes | pa.Buffer) -> str:
+    """Return the CRC-32 of each `PIECE` of a file, 8 hexadecimal digits each, as one text."""
+    view = memoryview(data)
+    return "".join(
+        f"{zlib.crc32(view[start : start + PIECE]):08x}" for start in range(0, len(view), PIECE)
+    )
+
+
 def fault_of(found: Checksum, expected: Checksum) -> str | None:
     """Return what is wrong with a file; None if it is as it was written."""
     if found["size"] != expected.get("size"):
         return f"has {found['size']} bytes instead of {expected.get('size')}"
     if found["crc32"] != expected.get("crc32"):
-        return "is damaged: its checksum is not that with which it was written"
+        return DAMAGED
     return None
 
 
@@ -132,7 +191,7 @@ def unseal(data: bytes) -> dict[str, Any]:
     checksum = content.pop("checksum", None)
     is_old = checksum is None and "checksums" not in content
     if not is_old and checksum != _checksum_of_json(content):
-        raise ValueError("is damaged: its checksum is not that with which it was written")
+        raise ValueError(DAMAGED)
     return content
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from ppt.store.arrays import from_ragged, from_tensors
+from ppt.store.mapped import MappedTable
 from ppt.store.nodes import DATA, Node, bucket_of
 
 OPEN_BUCKETS = 16_384
@@ -24,15 +23,15 @@ OF_ALL_TEXTS = ("texts", "num_buckets")
 
 
 @functools.lru_cache(maxsize=OPEN_BUCKETS)
-def mapped(node: Node, bucket: int, table: str = DATA) -> pa.Table:
+def mapped(node: Node, bucket: int, table: str = DATA) -> MappedTable:
     """Return a bucket of an Arrow table, which is memory-mapped once in each process."""
-    return node.read(bucket, table)
+    return node.map(bucket, table)
 
 
 @functools.lru_cache(maxsize=OPEN_BUCKETS)
 def row_of(node: Node, bucket: int, key: str) -> dict[str, int]:
     """Return the row number of each value in the column `key` of a bucket."""
-    return {value: row for row, value in enumerate(mapped(node, bucket)[key].to_pylist())}
+    return {value: row for row, value in enumerate(mapped(node, bucket).column(key).to_pylist())}
 
 
 def lookup_text(node: Node, texts: Iterable[str], column: str) -> np.ndarray:
@@ -52,18 +51,15 @@ def lookup_text(node: Node, texts: Iterable[str], column: str) -> np.ndarray:
     rows = []
     for text in texts:
         bucket = bucket_of(text, node.num_buckets)
-        table = mapped(node, bucket)
         row = row_of(node, bucket, "text")[text]
-        rows.append(from_tensors(table[column].slice(row, 1))[0])
+        rows.append(mapped(node, bucket).row(column, row))
     return np.stack(rows)
 
 
 def lookup_rows(node: Node, text: str, column: str) -> np.ndarray:
     """Return the array [rows, width] of a text from a `ragged_field`. Raises KeyError."""
     bucket = bucket_of(text, node.num_buckets)
-    values, offsets = from_ragged(mapped(node, bucket)[column])
-    row = row_of(node, bucket, "text")[text]
-    return values[offsets[row] : offsets[row + 1]]
+    return mapped(node, bucket).row(column, row_of(node, bucket, "text")[text])
 
 
 def text_encoding(node: Node) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import IO, Any
@@ -39,6 +39,7 @@ from ppt.config import ConfigError
 from ppt.store.checksums import (
     Checksum,
     DamagedFile,
+    SummedFile,
     cannot_read,
     checksum_of,
     is_verified,
@@ -48,6 +49,7 @@ from ppt.store.checksums import (
     verify,
 )
 from ppt.store.disk import replacing
+from ppt.store.mapped import MappedTable
 from ppt.store.schema import FORMAT_VERSION
 
 DATA, QUARANTINE, LABELS, TARGETS = "data", "quarantine", "labels", "targets"
@@ -90,9 +92,13 @@ class Count:
 
 @dataclass
 class BucketOutput:
-    """The output of a step for one bucket."""
+    """The output of a step for one bucket.
 
-    tables: dict[str, pa.Table]  # by name
+    A table that is large is given as a reader, which makes its rows part by part as they are
+    written; a file of it is an Arrow file.
+    """
+
+    tables: dict[str, pa.Table | pa.RecordBatchReader]  # by name
     counts: dict[str, Count] = field(default_factory=dict)  # by unit, for example "pictures"
     info: dict[str, int] = field(default_factory=dict)  # further sums, such as rows by source
 
@@ -317,10 +323,12 @@ class Node:
         for name, table in output.tables.items():
             # What is read row by row through memory maps needs Arrow files.
             by_row = self.kind in ("features", "words", "phrases") or name == TARGETS
-            extension = "arrow" if by_row else "parquet"
-            files[name] = f"{name}-{bucket:05d}.{extension}"
-            data = _serialise(table, extension)
-            checksums[files[name]] = self.write_bytes(files[name], data)
+            if by_row:
+                files[name] = f"{name}-{bucket:05d}.arrow"
+                checksums[files[name]] = self._write_arrow(files[name], table)
+            else:
+                files[name] = f"{name}-{bucket:05d}.parquet"
+                checksums[files[name]] = self.write_bytes(files[name], _parquet(table))
         receipt = {
             "files": files,
             "checksums": checksums,
@@ -347,26 +355,49 @@ class Node:
 
     def write_bytes(self, name: str, data: bytes | pa.Buffer) -> Checksum:
         """Write a file under a temporary name and rename it. Returns its checksum."""
-        fs, path = self.store.fs, self.path(name)
-        fs.makedirs(self.folder, exist_ok=True)
-        suffix = f".{uuid.uuid4().hex[:8]}"
         if self.store.is_local:
-            with replacing(path, suffix) as temporary, temporary.open("wb") as file:
-                file.write(data)  # fsspec's move is not atomic
+            with self._new_file(name) as file:
+                file.write(data)
         else:
-            try:
-                self._write_elsewhere(path, suffix, bytes(data))
-            except FileNotFoundError:  # another run has cleaned the folder meanwhile
-                self._write_elsewhere(path, suffix, bytes(data))
+            self._put(name, lambda path: self.store.fs.pipe_file(path, bytes(data)))
         return checksum_of(data)
 
-    def _write_elsewhere(self, path: str, suffix: str, data: bytes) -> None:
-        fs = self.store.fs
-        folder, _, name = path.rpartition("/")
-        temporary = f"{folder}/.{name}{suffix}"
+    def _write_arrow(self, name: str, table: pa.Table | pa.RecordBatchReader) -> Checksum:
+        """Write an Arrow file like `write_bytes`, with one part of the table in memory at a time.
+
+        Returns its checksum with those of its pieces.
+        """
+        if self.store.is_local:
+            with self._new_file(name) as file:
+                return _write_parts(table, file)
+        with tempfile.NamedTemporaryFile() as file:
+            checksum = _write_parts(table, file)
+            file.flush()
+            self._put(name, lambda path: self.store.fs.put_file(file.name, path))
+            return checksum
+
+    @contextlib.contextmanager
+    def _new_file(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file of a local store, which gets its name at the end of the block."""
+        os.makedirs(self.folder, exist_ok=True)
+        suffix = f".{uuid.uuid4().hex[:8]}"
+        with replacing(self.path(name), suffix) as temporary, temporary.open("wb") as file:
+            yield file  # fsspec's move is not atomic
+
+    def _put(self, name: str, put: Callable[[str], object]) -> None:
+        """Let `put` write a file of a remote store under a temporary name, and rename it."""
+        suffix = f".{uuid.uuid4().hex[:8]}"
+        self.store.fs.makedirs(self.folder, exist_ok=True)
         try:
-            fs.pipe_file(temporary, data)
-            fs.mv(temporary, path)
+            self._put_once(name, suffix, put)
+        except FileNotFoundError:  # another run has cleaned the folder meanwhile
+            self._put_once(name, suffix, put)
+
+    def _put_once(self, name: str, suffix: str, put: Callable[[str], object]) -> None:
+        fs, temporary = self.store.fs, self.path(f".{name}{suffix}")
+        try:
+            put(temporary)
+            fs.mv(temporary, self.path(name))
         except BaseException:
             with contextlib.suppress(Exception):
                 fs.rm(temporary)
@@ -409,9 +440,8 @@ class Node:
         Raises:
             DamagedFile: the file is missing or is not as it was written.
         """
-        receipt = self.receipt(bucket)
-        name, wanted = receipt["files"][table], list(columns) if columns else None
-        expected = receipt.get("checksums", {}).get(name)
+        name, expected = self._file_of(bucket, table)
+        wanted = list(columns) if columns else None
         try:
             if name.endswith(".arrow"):
                 path = self.local_path(name, expected, bucket)
@@ -424,6 +454,33 @@ class Node:
         except pa.ArrowException as error:  # a file without a checksum
             fault = f"is damaged: {str(error).splitlines()[0]}"
             raise self.damaged(name, fault, bucket) from error
+
+    def map(self, bucket: int, table: str = DATA) -> MappedTable:
+        """Map one bucket of a table of Arrow files into memory; nothing but its keys is read.
+
+        Of a remote store it is copied to local disk first, and then checked whole.
+
+        Raises DamagedFile as `read` does; so does the reading of a row.
+        """
+        name, expected = self._file_of(bucket, table)
+        pieces = expected.get("pieces") if expected and self.store.is_local else None
+        try:
+            path = self.path(name) if pieces else self.local_path(name, expected, bucket)
+            memory = pa.memory_map(path).read_buffer()
+            if pieces and (fault := _fault_of_size(name, {name: memory.size}, expected)):
+                raise self.damaged(name, fault, bucket)
+            return MappedTable(memory, pieces, lambda fault: self.damaged(name, fault, bucket))
+        except OSError as error:
+            raise self.damaged(name, cannot_read(error), bucket) from error
+        except pa.ArrowException as error:
+            fault = f"is damaged: {str(error).splitlines()[0]}"
+            raise self.damaged(name, fault, bucket) from error
+
+    def _file_of(self, bucket: int, table: str) -> tuple[str, Checksum | None]:
+        """Return the name of the file of a bucket of a table, and its checksum if it has one."""
+        receipt = self.receipt(bucket)
+        name = receipt["files"][table]
+        return name, receipt.get("checksums", {}).get(name)
 
     def _open(self, name: str, expected: Checksum | None, bucket: int) -> IO[bytes]:
         """Open a file, which is read whole and checked when this process has not checked it yet."""
@@ -517,16 +574,23 @@ def _fault_of_size(name: str, sizes: Mapping[str, int], expected: Checksum | Non
     return None
 
 
-def _serialise(table: pa.Table, extension: str) -> pa.Buffer:
-    """Return the bytes of a table as a Parquet file, or as an Arrow file of one chunk."""
+def _parquet(table: pa.Table) -> pa.Buffer:
+    """Return the bytes of a table as a Parquet file."""
     sink = pa.BufferOutputStream()
-    if extension == "parquet":
-        pq.write_table(table, sink)
-    else:
-        table = table.combine_chunks()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+    pq.write_table(table, sink)
     return sink.getvalue()
+
+
+def _write_parts(table: pa.Table | pa.RecordBatchReader, file: IO[bytes]) -> Checksum:
+    """Write an Arrow file of the parts of a reader, or of a table as one. Returns its checksum."""
+    summed = SummedFile(file)
+    with pa.ipc.new_file(pa.PythonFile(summed, "w"), table.schema) as writer:
+        if isinstance(table, pa.Table):
+            writer.write_table(table.combine_chunks())
+        else:
+            for part in table:
+                writer.write_batch(part)
+    return summed.checksum()
 
 
 def _sum(groups: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:

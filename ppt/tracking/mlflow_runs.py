@@ -589,6 +589,20 @@ def experiment(client: MlflowClient, uri: str) -> str:
     return client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
 
 
+def runs_page(uri: str) -> str:
+    """Return the path of the page with our runs on MLflow's server; "/" if MLflow fails.
+
+    The page that the server shows first is one for generative models.
+    """
+    try:
+        found = quiet_client(uri).get_experiment_by_name(EXPERIMENT)
+    except _failures():
+        return "/"
+    return (
+        f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/"
+    )
+
+
 def quiet_client(uri: str) -> MlflowClient:
     """Return an MLflow client that logs only warnings and sends no telemetry."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

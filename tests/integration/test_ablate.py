@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,14 +10,22 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from common import QUICKSTART, ROOT, SMALL, TINY, here, run_here
+from common import (
+    QUICKSTART,
+    ROOT,
+    SMALL,
+    TINY,
+    count_encoded,
+    encodings_per_picture,
+    here,
+    run_here,
+)
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from ppt.config import load_row
 from ppt.experiments.ablation import load_rows, run_ablation
 from ppt.jobs.cli import app
-from ppt.store.nodes import Node, Store
 from ppt.tracking.record import RunRecord
 
 ROWS = ROOT / "curricula" / "ablations" / "table3"
@@ -130,6 +137,7 @@ def test_three_seeds_encode_every_picture_once(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     rows = write_rows(tmp_path / "rows", 3)
     curricula = load_rows(rows, [*TINY[1:], f"store={tmp_path}"], None, [0, 1, 2])
+    encoded = count_encoded(monkeypatch)
     ablation = run_ablation("rows", curricula, lambda curriculum: nullcontext(here(curriculum)))
     assert ablation.seeds == [0, 1, 2]
     assert (ablation.stage_epochs, ablation.stage_epochs_unshared) == (3, 3)  # nothing in common
@@ -138,19 +146,6 @@ def test_three_seeds_encode_every_picture_once(
     assert line.mean("mIoU") == pytest.approx(sum(figures) / 3)
     assert len(set(figures)) > 1 and line.spread("mIoU") > 0
 
-    nodes = Store(str(tmp_path)).complete_nodes()
-    counts = [n.manifest()["counts"]["pictures"] for n in nodes if n.kind == "features"]
-    encoded = sum(count["out"] for count in counts)
-    pictures = [
-        hashlib.sha256(image.as_py()).digest()
-        for node in nodes
-        if node.kind in ("samples", "d_ref")
-        for image in _images(node)
-    ]
-    assert len(pictures) == 16 + 16 + 4 + 4 + 8
-    assert encoded / len(set(pictures)) == 1.00
-
-
-def _images(node: Node) -> pa.ChunkedArray:
-    files = sorted(Path(node.folder).glob("data-*.parquet"))
-    return pa.concat_tables(pq.read_table(file, columns=["image"]) for file in files)["image"]
+    num_pictures = 16 + 16 + 4 + 4 + 8
+    assert encodings_per_picture(tmp_path) == 1.00
+    assert encoded == dict.fromkeys(("clip", "sam"), num_pictures)  # called for each one only

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from ppt.config import ConfigError
+from ppt.config import ConfigError, Resources
 from ppt.distributed import actors
 from ppt.distributed.actors import ActorPool, StepError
 from ppt.steps.step import Step
@@ -117,3 +117,31 @@ def test_a_bucket_that_kills_every_actor_is_named(
         pool.make(node, step)
     assert not node.is_complete()
     assert len(list(deaths.iterdir())) == 2
+
+
+def test_actors_expect_their_next_bucket_and_take_what_is_left() -> None:
+    waiting, expected, got = list(range(6)), dict[str, int](), list[tuple[str, int, int | None]]()
+    for actor in "aabaaa":  # b is slow: at last a takes what b expects
+        got.append((actor, *actors._choose(waiting, expected, actor)))
+    assert got == [
+        ("a", 0, 1),
+        ("a", 1, 2),
+        ("b", 3, 4),
+        ("a", 2, 5),
+        ("a", 5, None),
+        ("a", 4, None),
+    ]
+    assert (waiting, expected) == ([], {})
+
+
+def test_more_actors_than_there_is_room_for(cluster: None, tmp_path: Path) -> None:
+    """The step does not wait for those that do not start."""
+    room = ray.cluster_resources()["CPU"]
+    pool = ActorPool(Resources(num_actors=(1, 2), cpus_per_actor=0.6 * room))
+    try:
+        node = node_of(_Numbers(), tmp_path)
+        pool.make(node, _Numbers())
+        assert len(pool.actors) == 2
+        assert node.is_complete()
+    finally:
+        pool.close()

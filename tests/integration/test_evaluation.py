@@ -25,7 +25,6 @@ from ppt.serving.stored_checkpoint import open_checkpoint
 from ppt.steps.evaluate import EvaluateCheckpoint, EvaluateRecipe, metrics_of
 from ppt.steps.inference import predict_expressions, trained
 from ppt.store.arrays import from_tensors, to_tensors
-from ppt.store.lookup import mapped
 from ppt.store.nodes import BucketOutput, Store
 from ppt.toybox import world
 from ppt.tracking.record import RunRecord
@@ -103,7 +102,7 @@ def test_an_empty_prediction_counts_as_0(finished: RunRecord, tmp_path: Path) ->
     buckets = split.phrases.num_buckets
     blind = Store(str(tmp_path)).node("phrases", {"blind": True}, buckets=buckets)
     for bucket in range(blind.num_buckets):
-        table = mapped(split.phrases, bucket)
+        table = split.phrases.read(bucket)
         field = table.schema.field("embedding")
         zeros = to_tensors(np.zeros_like(from_tensors(table["embedding"])))
         column = table.schema.get_field_index("embedding")

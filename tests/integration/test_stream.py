@@ -8,10 +8,13 @@ from stored_tables import blob, label, reader, stored
 
 from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader
+from ppt.config import Resources
 from ppt.distributed import stream
 from ppt.distributed.stream import from_row, stream_epochs, to_row
 
 SIZE = (40, 64)
+
+few = Resources(cpus_per_reader=0.1, readers_per_worker=2)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def test_streamed_batches_are_the_readers(
     monkeypatch.setattr(stream, "ITERATIONS_A_TASK", 4)  # several tasks an epoch
     for rank in range(2):
         streams = stream_epochs(
-            stage_reader, epochs=range(2, 4), rank=rank, world_size=2, cpus_per_reader=0.1
+            stage_reader, epochs=range(2, 4), rank=rank, world_size=2, resources=few
         )
         for epoch, batches in zip(range(2, 4), streams, strict=True):
             expected = list(stage_reader.batches(epoch, rank, 2))

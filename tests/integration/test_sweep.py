@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from common import ROOT, TINY, run_here, tiny, two_stages
+from common import ROOT, TINY, encodings_per_picture, run_here, tiny, two_stages
 from mlflow import MlflowClient
 
 from ppt.config import ConfigError
@@ -66,6 +66,10 @@ def test_every_stage_of_the_tree_is_trained_once(swept: SweepRecord, folder: Pat
     assert len(logs) == 5
     assert len({(log.parent, log.name[:10]) for log in logs}) == 5
     assert len({log.parent for log in logs}) == 3
+
+
+def test_a_sweep_encodes_every_picture_once(swept: SweepRecord, folder: Path) -> None:
+    assert encodings_per_picture(folder / "runs") == 1.00
 
 
 def test_what_a_sweep_leaves(swept: SweepRecord) -> None:

@@ -1,5 +1,6 @@
 """From stored tables to batches: frames, padding, point targets, odd tables."""
 
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -14,10 +15,12 @@ from stored_tables import WIDTH, blob, label, reader, stored
 from torch.nn import functional as F
 
 from ppt.batches.batch import Batch
-from ppt.batches.gather import PictureRow, gather_pictures
+from ppt.batches.gather import PictureRow, StageReader, gather_pictures
+from ppt.batches.sampler import Plan
 from ppt.batches.targets import LowRes, draw_points, target_table, unpack
 from ppt.images.masks import mask_to_box
 from ppt.store.arrays import from_tensors, ragged_field, to_ragged
+from ppt.store.mapped import MappedTable
 from ppt.store.schema import LABELS
 
 WIDE, TALL = (40, 64), (128, 32)
@@ -111,6 +114,33 @@ def test_every_iteration_is_read_as_the_plan_says(tmp_path):
     for whole, part in zip(batches[2:4], some, strict=True):
         assert whole.expression_ids == part.expression_ids
         assert torch.equal(whole.targets.points, part.targets.points)
+
+
+def test_a_picture_is_read_once_in_each_iteration_that_uses_it(tmp_path, monkeypatch):
+    """Counted where features are read; the sources share pictures, and the batch cuts them."""
+    rows = [
+        label(f"p{i}", WIDE, str(1 + (i + j) % 5), [blob(WIDE, (i, j, i + 20, j + 20))], source)
+        for i in range(11)
+        for j, source in enumerate(["h_sem", "h_ref", "h_ref", "h_sem"][: 1 + i % 4])
+    ]
+    table, read = stored(tmp_path, rows, num_buckets=3), Counter()
+    row = MappedTable.row
+
+    def counted(self, name, number):
+        read[name] += 1
+        return row(self, name, number)
+
+    monkeypatch.setattr(MappedTable, "row", counted)
+    plan = Plan([table], {"h_sem": 1.5, "h_ref": 2.0}, stage="s", seed=3, batch_size=7)
+    stage_reader = StageReader(plan, (table,), 8)
+    used = 0
+    for rank in range(2):
+        for batch in stage_reader.batches(1, rank, 2):
+            used += len({batch.pictures[i] for i in batch.picture_index.tolist()})
+    assert used > 11
+    for name in ("segmenter_coarse", "segmenter_fine", "visual_features_0", "visual_features_1"):
+        assert read[name] / used == 1.00
+    assert "surgery_tokens" not in read
 
 
 def test_points_are_drawn_anew_by_seed_and_iteration_alone(tmp_path):

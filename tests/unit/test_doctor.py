@@ -14,18 +14,28 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import pyarrow as pa
 import pytest
 import ray
 import torch
 from common import SMALL
 from PIL import Image
 from segment_anything import sam_model_registry
+from stored_tables import blob, label
 from typer.testing import CliRunner
 
+from ppt.batches.targets import target_table
 from ppt.config import load_curriculum
 from ppt.doctor import Check, cost, data_sets, encoders, examine, examine_machine, machine
-from ppt.doctor.cost import estimate, memory_to_encode, row_bytes
+from ppt.doctor.cost import (
+    CANDIDATES_OF_A_TEXT,
+    WORDS_OF_A_TEXT,
+    estimate,
+    memory_to_encode,
+    row_bytes,
+)
 from ppt.doctor.data_sets import check_data
+from ppt.doctor.published import Content
 from ppt.jobs.cli import app
 from ppt.models.build import (
     build_image_text_encoder,
@@ -33,6 +43,8 @@ from ppt.models.build import (
     outline_image_text_encoder,
     outline_segmenter,
 )
+from ppt.store.arrays import tensor_bytes
+from ppt.store.schema import LABELS
 
 ROOT = Path(__file__).parents[2]
 DATA = next((p / "shared/data" for p in ROOT.parents if (p / "shared/data").is_dir()), ROOT)
@@ -455,9 +467,22 @@ def test_a_row_is_as_large_as_what_the_encoders_give() -> None:
     picture = np.zeros((30, 40, 3), np.uint8)
     features = clip.encode_images(clip.preprocess(picture)[None])
     words, _ = clip.encode_words(["a red circle"])
+    mask = blob((30, 40), (3, 4, 20, 21))
+    labels = pa.Table.from_pylist([label("p", (30, 40), "a", [mask])], LABELS)
+    target = target_table(labels, sam.low_res_size, sam.image_size)
+    row = sum(tensor_bytes(field) for field in target.schema)
     given = [*features.visual_features, features.surgery_tokens]
     given += sam.encode_images(sam.preprocess(picture)[None]).values()
-    assert row_bytes(model) == (2 * sum(t.numel() for t in given), 2 * words.numel())
+    per_text = 2 * min(WORDS_OF_A_TEXT, words.shape[1]) * words.shape[2]
+    assert row_bytes(model) == (2 * sum(t.numel() for t in given), per_text, row)
+
+
+def test_the_targets_of_every_round_are_counted() -> None:
+    contents = {"referring": Content(100, 1_000, 0), "object_centric": Content(50, 50, 0)}
+    none = estimate(load_curriculum(QUICKSTART), {}).candidates
+    found = estimate(load_curriculum(QUICKSTART), contents).candidates
+    rounds = 1 + 1 + 2  # the first labels, and those of the quickstart's three Selects
+    assert found - none == CANDIDATES_OF_A_TEXT * (50 + rounds * 1_000)
 
 
 def test_more_actors_take_more_memory() -> None:

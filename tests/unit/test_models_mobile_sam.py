@@ -283,7 +283,7 @@ def test_a_picture_is_encoded_and_labelled(config, segmenter, picture, features,
 
     encoded = carry_out(EncodePictures(samples, model, "test"))
     assert loaded.sam_fingerprint(config) == segmenter.fingerprint
-    stored = read_segmenter_features(encoded.read(0))
+    stored = read_segmenter_features(encoded.map(0), [0])
     assert stored.keys() == features.keys() == {"image_embeddings"}
     assert torch.equal(stored["image_embeddings"], features["image_embeddings"].half().float())
 

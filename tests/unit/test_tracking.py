@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -25,6 +26,7 @@ from werkzeug.serving import make_server
 
 import ppt
 from ppt.config import ConfigError
+from ppt.jobs.common import say_mlflow
 from ppt.report.gallery import stage_panels
 from ppt.tracking.mlflow_runs import Tracker, check_tracking, end_running_below, own_uri
 from ppt.tracking.record import Chosen, RunRecord
@@ -187,6 +189,23 @@ def test_goes_on_after_it_ended_early(
     assert {run.info.status for run in [again, *children.values()]} == {"FINISHED"}
     points = everything(elsewhere)["semantic_alignment/loss"]
     assert points == [(e["epoch"], e["loss"]) for e in stage.history]
+
+
+def test_the_page_with_the_runs(
+    elsewhere: RunRecord, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The address of the experiment's runs, and before it the command that serves them."""
+    log_all(elsewhere, stages=0)
+    state = state_of(elsewhere)
+    client = MlflowClient(state["tracking_uri"])
+    number = client.get_run(state["run_id"]).info.experiment_id
+    page = f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
+    say_mlflow(state["tracking_uri"])
+    command, place = capsys.readouterr().err.splitlines()
+    assert command.endswith(f"mlflow ui --backend-store-uri {shlex.quote(state['tracking_uri'])}")
+    assert place == f"MLflow:  {page}"
+    say_mlflow(f"sqlite:///{tmp_path}/new.db")  # there is no experiment
+    assert capsys.readouterr().err.splitlines()[1] == "MLflow:  http://127.0.0.1:5000/"
 
 
 def test_runs_can_be_sorted_by_the_stage_that_was_chosen(elsewhere: RunRecord) -> None:
