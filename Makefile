@@ -5,6 +5,8 @@
 # make chaos     runs that are killed, lose their disk or have damaged files, and go on (minutes);
 #                make chaos CHAOS="--seed 7 --kills 40" for another seed and more kills
 # make fuzz      generated and damaged inputs for everything that is read (COUNT, SEED)
+# make benchmark the parts of a run, each beside what it could be at best, into runs/benchmark;
+#                make benchmark BENCHMARK=--short for a form of minutes
 # make lint      ruff and the type checker
 # make pretrain  the weights of the embedded world again (long)
 
@@ -13,7 +15,7 @@ BIN := .venv/bin
 COUNT ?= 1200
 SEED ?= 0
 
-.PHONY: install demo test test-unit chaos fuzz lint pretrain clean
+.PHONY: install demo test test-unit chaos fuzz benchmark lint pretrain clean
 
 install: .venv/installed
 
@@ -36,6 +38,9 @@ chaos: install
 
 fuzz: install
 	PYTHONPATH=tests $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED)
+
+benchmark: install
+	$(BIN)/ppt benchmark $(BENCHMARK)
 
 lint: install
 	$(BIN)/ruff check .

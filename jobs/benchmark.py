@@ -1,72 +1,142 @@
-"""Measure how fast a curriculum's features reach its training, and the parts of an iteration.
+"""Measure the parts of a run on this machine, each beside what it could be at best.
 
-ppt benchmark curricula/quickstart.yaml
-ppt benchmark curricula/quickstart.yaml --iterations 50 training.global_batch_size=64
+ppt benchmark --short
+ppt benchmark --out docs/performance
+ppt benchmark --local     # without Ray, on a machine that has only torch
 
-It needs no Ray and no training: what is missing before the first training is made. The first stage
-is measured.
+It measures the embedded world and, with weights and features that are random numbers, nets and
+tables of the paper's size. All that it writes besides the figures is removed at the end.
 """
 
 from __future__ import annotations
 
-import json
-from itertools import islice
+import logging
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import CurriculumPath, Overrides, command, load, open_runner, out, run_alone, say
+from ppt.config import ConfigError, Curriculum
+
+from .common import Local, command, load, open_runner, out, run_alone, say
+
+if TYPE_CHECKING:
+    from ppt.batches.batch import Batch
+    from ppt.batches.gather import StageReader
+    from ppt.experiments.benchmark.rows import Row
+
+QUICKSTART, PAPER = Path("quickstart"), "paper/refcoco"
+"""The curricula that give the embedded world, and the nets of the paper's size."""
+
+WORLD = ["data.validation.num_pictures=8", "data.evaluation.num_pictures=8"]
+SHORT = [*WORLD, "data.referring.num_pictures=64", "data.object_centric.num_pictures=32"]
+LONG = [*WORLD, "data.referring.num_pictures=320", "data.object_centric.num_pictures=128"]
+"""How many pictures are drawn of the embedded world."""
+
+ON_GPU = ["resources.gpus_per_worker=0.5", "resources.gpus_per_actor=0.25"]
+"""What is asked of a Ray that has a GPU."""
 
 
 @command
 def main(
-    curriculum: CurriculumPath,
-    overrides: Overrides = None,
-    iterations: Annotated[
-        int, typer.Option(min=1, help="The iterations whose parts are measured.")
-    ] = 20,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Overrides of quickstart, e.g. data.referring.num_pictures=1000.",
+        ),
+    ] = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="Less of everything: minutes on two cores.")
+    ] = False,
+    local: Local = False,
+    folder: Annotated[Path, typer.Option("--out", help="The folder of the figures.")] = Path(
+        "runs", "benchmark"
+    ),
 ) -> None:
-    """Measure the input path and the parts of a training iteration, side by side."""
-    c = load(curriculum, overrides)
+    """Measure the parts of a run on this machine, each beside what it could be at best.
+
+    The figures are printed, and written as JSON, as tables in Markdown and as a plot.
+    """
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:
+        fixed = ["name=benchmark", f"store={Path(scratch).absolute()}"]
+        given = [*(SHORT if short else LONG), "synthesis.num_pictures=8", *(overrides or [])]
+        curriculum = load(QUICKSTART, [*given, *fixed])
+        _check(curriculum)
+        from torch.cuda import is_available
+
+        from ppt.config import load_curriculum
+        from ppt.experiments.benchmark import FULL_SIZE, PARTS, make_setting, measure
+        from ppt.experiments.benchmark.figures import machine, write_figures
+
+        if is_available():
+            curriculum = load(QUICKSTART, [*ON_GPU, *given, *fixed])
+        stream, connection = None, ExitStack()
+        if not local:
+            from ppt.distributed.cluster import connected
+            from ppt.distributed.stream import stream_epochs
+
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+            def stream(reader: StageReader, epochs: range) -> Iterator[Iterator[Batch]]:
+                resources = curriculum.resources
+                return stream_epochs(
+                    reader, epochs=epochs, rank=0, world_size=1, resources=resources
+                )
+
+            connection.enter_context(connected(curriculum.resources))
+        options = [*["--short"] * short, *["--local"] * local, *(overrides or [])]
+        facts = {"command": shlex.join(["ppt", "benchmark", *options]), **machine()}
+        with connection:
+            setting = make_setting(
+                curriculum,
+                out=folder,
+                short=short,
+                open_runner=partial(open_runner, local=local),
+                stream=stream,
+                paper=load_curriculum(PAPER, FULL_SIZE),
+            )
+            rows = measure(setting)
+    facts["time"] = f"{time.monotonic() - started:.0f} s"
+    write_figures(folder, rows, {part: title for part, (title, _) in PARTS.items()}, facts)
+    _print(rows, facts)
+    say(f"figures: {folder}")
+
+
+def _check(curriculum: Curriculum) -> None:
+    """Raise ConfigError if the pictures of a data set cannot be multiplied, or nothing trains."""
+    for name, data in curriculum.data:
+        if not hasattr(data, "num_pictures"):
+            raise ConfigError(
+                f"data.{name}.format must be one of the embedded world, which can draw any number "
+                f"of pictures, got {data.format!r}: other data sets cannot be measured"
+            )
+    if not curriculum.stages:
+        raise ConfigError("stages must have a stage to measure, got none")
+
+
+def _print(rows: Sequence[Row], facts: Mapping[str, str]) -> None:
+    """Print the rows as one table, below it the facts."""
     from rich.table import Table
 
-    from ppt.config import ConfigError
-    from ppt.curriculum.run import first_training, run_curriculum
-    from ppt.experiments.benchmark import (
-        WHOLE,
-        device_synchroniser,
-        measure_input,
-        measure_iteration,
-    )
-    from ppt.models.loaded import current_device
-    from ppt.training.loop import build_worker
+    from ppt.experiments.benchmark.figures import value_text
 
-    if not c.stages:
-        raise ConfigError("stages must have a stage to measure, got none")
-    with open_runner(c, local=True) as runner:
-        record = run_curriculum(c, runner, until="label")
-        stage = first_training(record)
-        worker = build_worker(stage, current_device())
-        reader = stage.reader(worker.plan)
-        found = {"input": measure_input(reader)}
-        epochs = (reader.batches(epoch, 0, 1) for epoch in range(1, iterations + 1))
-        batches = islice((batch for epoch in epochs for batch in epoch), iterations)
-        synchronise = device_synchroniser(worker.device)
-        found["iteration"] = measure_iteration(worker, batches, synchronise)
-    table = Table("input path", "", title=f"{c.name}, stage {stage.name}")
-    for name, value in found["input"].items():
-        table.add_row(name.replace("_", " "), f"{value:,.2f}")
+    table = Table("part", "size", "what", "value")
+    table.columns[-1].justify = "right"
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        ends = following is None or following.part != row.part
+        table.add_row(f"({row.part})", row.size, row.name, value_text(row), end_section=ends)
     out().print(table)
-    table = Table("part of an iteration", "ms", "share")
-    whole = found["iteration"][WHOLE]
-    for name, seconds in sorted(found["iteration"].items(), key=lambda item: -item[1]):
-        table.add_row(name, f"{1e3 * seconds:.1f}", f"{seconds / whole:.0%}")
-    out().print(table)
-    path = Path(record.folder, "benchmark.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1))
-    say(f"figures: {path}")
+    for name, value in facts.items():
+        say(f"{name}: {value}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ppt.config.messages import one_line
 from ppt.models.torchscript import check_members, read_torchscript
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -100,9 +101,9 @@ def load_net(
         if found != needed:
             is_there = "missing" if found is None else found
             should_be = "known there" if needed is None else needed
+            told = f"seems to be {describe(state)}; expected {expected}"
             raise ValueError(
-                f"{field}: {path} seems to be {describe(state)}; expected {expected} "
-                f"({name} is {is_there}, not {should_be})"
+                one_line(f"{field}: {path} {told} ({name} is {is_there}, not {should_be})")
             )
     net = build()
     net.load_state_dict({name: state[published_name(name)] for name in net.state_dict()})
@@ -126,7 +127,7 @@ def read_state_dict(path: Path, *, field: str) -> dict[str, Tensor]:
     except OSError as error:
         raise ValueError(f"{field}: {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ValueError(f"{field}: {path} {error}") from error
+        raise ValueError(one_line(f"{field}: {path} {error}")) from error
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if (
         not isinstance(state, Mapping)
@@ -179,8 +180,8 @@ def _read_torch(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(32)
     archive = start.startswith(b"PK")
-    if archive and not zipfile.is_zipfile(path):
-        raise ValueError("is cut short: its end is missing (an interrupted download?)")
+    if archive and not _has_end(path):
+        raise ValueError("is cut short: its end is missing or damaged (an interrupted download?)")
     if not archive and not start.startswith(b"\x80"):  # nor a pickle
         raise ValueError(f"is no checkpoint: it begins with {start.decode('latin1')!r}")
     try:
@@ -198,6 +199,14 @@ def _read_torch(path: Path) -> Any:
         raise
     except Exception as error:  # both readers raise what the damaged bytes lead them to
         raise ValueError(f"is cut short or damaged ({_first_line(error)}): {AGAIN}") from error
+
+
+def _has_end(path: Path) -> bool:
+    """Return whether a zip archive has an end that can be read."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it claims to span several disks
+        return False
 
 
 def _first_line(error: Exception) -> str:

@@ -289,10 +289,9 @@ def flip(chaos: Chaos, whole: Path, flips: int) -> Row:
                 told.append(fault)
             if end.code == 2 and str(path) not in end.output:
                 told.append(f"the line does not name the file: {end.errors}")
+            is_read = end.code == 0 and kind == ("results", "data")
             changed = differences(store, chaos.expected, finished=end.code == 0)
-            told += [
-                line for line in changed if not line.startswith(f"{path} ") or "results" in kind
-            ]
+            told += [line for line in changed if is_read or not line.startswith(f"{path} ")]
             row.add(f"bit {bit} of byte {place} of {path}", told)
             shutil.rmtree(store.parent)
     return row

@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from common import QUICKSTART, SMALL, figures, here, nodes_of, run_here, small
+from common import figures, here, nodes_of, run_here, small
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
 from ppt.config import ConfigError
 from ppt.curriculum.finished import select_after
-from ppt.jobs.cli import app
 from ppt.tracking.record import RunRecord
 from ppt.tracking.summary import summarise
 
@@ -158,16 +156,3 @@ def test_a_store_that_is_removed_is_made_equal(finished: RunRecord, tmp_path: Pa
         assert node.digest == ours[name].digest, name
         for file in Path(node.folder).glob("data-*"):
             assert file.read_bytes() == Path(ours[name].path(file.name)).read_bytes(), file
-
-
-def test_the_benchmark_measures_the_first_stage(finished: RunRecord, store: Path) -> None:
-    arguments = [str(QUICKSTART), "--iterations", "2", *SMALL, f"store={store}"]
-    result = CliRunner().invoke(app, ["benchmark", *arguments])
-    assert result.exit_code == 0, result.output
-    found = json.loads(Path(finished.folder, "benchmark.json").read_text())
-    assert found["input"]["reads_per_picture"] == 1.0
-    assert all(value > 0 for value in found["input"].values())
-    parts = found["iteration"]
-    assert parts.pop("whole") == pytest.approx(sum(parts.values()))
-    named = {"fetch", "transfer", "forward", "decode", "matching", "losses", "backward"}
-    assert set(parts) == {*named, "optimiser", "rest"} and min(parts.values()) > 0

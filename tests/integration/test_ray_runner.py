@@ -217,22 +217,28 @@ def test_the_gradient_of_two_workers_is_that_of_one(
 # ---------------------------------------------------------------- damaged files
 
 
-def test_what_an_actor_comes_upon_is_made_anew(
+def test_what_actors_and_readers_come_upon_is_made_anew(
     cluster: None, tiny_run: RunRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    curriculum, nodes = tiny(tmp_path, tmp_path / "runs"), nodes_of(tiny_run)
-    shutil.copytree(Path(tiny_run.curriculum.store, "store"), tmp_path / "runs" / "store")
-    features, labels = (
-        tmp_path / "runs" / "store" / node.kind / node.digest
-        for node in (nodes["features.referring"], nodes["labels.h"])
-    )
-    (labels / "bucket-00000.json").unlink()  # an actor reads the features to make it again
-    path = features / nodes["features.referring"].receipt(0)["files"]["data"]
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    """An actor reads features to make labels again, and the last stage is trained again."""
+    curriculum = tiny(tmp_path, tmp_path / "runs", "resources.max_failures=0")
+    nodes, store = nodes_of(tiny_run), tmp_path / "runs" / "store"
+    shutil.copytree(Path(tiny_run.curriculum.store, "store"), store)
+
+    def folder(name: str) -> Path:
+        return store / nodes[name].kind / nodes[name].digest
+
+    (folder("labels.h") / "bucket-00000.json").unlink()
+    shutil.rmtree(folder("checkpoints.ris_joint"))
+    damaged = {}
+    for name in ("features.referring", "features.object_centric"):
+        path = folder(name) / nodes[name].receipt(0)["files"]["data"]
+        whole = damaged[path] = path.read_bytes()
+        path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
     record = run_on_ray(curriculum)
     told = capsys.readouterr().err.replace("\n", " ")
-    assert path.read_bytes() == whole
-    assert f"{path} of features is damaged" in told
-    assert told.count("bucket 0 is made anew") == 1
+    for path, whole in damaged.items():
+        assert path.read_bytes() == whole
+        assert f"{path} of features is damaged" in told
+    assert told.count("bucket 0 is made anew") == len(damaged)
     assert figures(record) == figures(tiny_run)

@@ -1,7 +1,9 @@
 """Memory-mapped tables: the rows that were written, and no changed byte that goes unnoticed."""
 
+import errno
 import os
 import random
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,4 +148,20 @@ def test_checksums_are_those_of_the_file(tmp_path: Path, root: str) -> None:
     pieces = checksums.pieces_of(content)
     assert receipt["checksums"][name] == {**checksums.checksum_of(content), "pieces": pieces}
     node.write_manifest()
+    read_all(node)
+
+
+def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path) -> None:
+    node, (soft, hard) = node_of(tmp_path, 0, 5), resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = node.path(node.receipt(0)["files"]["data"])
+    reader = pa.RecordBatchReader.from_batches(SCHEMA, iter([batch(0, 2), batch(2, 5)]))
+    before = sorted(os.listdir(node.folder))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+        with pytest.raises(OSError) as told:
+            node.write_bucket(0, BucketOutput({"data": reader}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (told.value.errno, told.value.filename) == (errno.EFBIG, path)
+    assert sorted(os.listdir(node.folder)) == before
     read_all(node)

@@ -533,3 +533,22 @@ def test_a_run_ends_before_it_starts(tmp_path):
     curriculum = load_curriculum(ROOT / "curricula" / "quickstart.yaml", overrides)
     with pytest.raises(ConfigError, match="model.sam.weights: .*x.pth does not exist"):
         check_inputs(curriculum)
+
+
+def test_an_archive_that_claims_to_span_disks(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"w": torch.zeros(3)}, path)
+    data, end = path.read_bytes()[:-22], path.read_bytes()[-22:]
+    path.write_bytes(data + struct.pack("<4sLQL", b"PK\x06\x07", 0, len(data), 2) + end)
+    with pytest.raises(ValueError, match="is cut short: its end is missing or damaged"):
+        read_state_dict(path, field="model.clip.weights")
+
+
+def test_a_name_in_a_file_cannot_steer_a_terminal(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"\x1b[2J.bias": torch.zeros(4)}, path)
+    config = ClipConfig(name="ViT-B-16", weights=str(path))
+    with pytest.raises((ValueError, ConfigError)) as caught:
+        build_image_text_encoder(config)
+    assert "\\x1b[2J.bias" in str(caught.value)
+    assert "\x1b" not in str(caught.value)
