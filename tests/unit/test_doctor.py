@@ -117,7 +117,8 @@ def test_what_it_will_take_is_known_before_it_is_there() -> None:
     row = 2 * (256 * 64 * 64 + 197 * 512 + 3 * 196 * 768)  # SAM's map, surgery tokens, taps
     assert f"{pictures:,} pictures x {row:,} B" in found
     assert f"features {pictures * row / 1e9:,.1f} GB" in found
-    assert f"x {77 * 512 * 2:,} B" in found
+    assert f"texts x {WORDS_OF_A_TEXT * 512 * 2:,} B" in found
+    assert f"candidates x {256 * 256 // 8 + 4 * 4:,} B" in found  # a mask as bits, and its box
 
 
 def test_without_a_curriculum() -> None:
