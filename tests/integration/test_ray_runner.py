@@ -168,7 +168,8 @@ def test_epochs_of_a_training_in_mlflow(run: str, request: pytest.FixtureRequest
 
     for name in ("loss", "gradient_norm", "learning_rate"):
         assert logged(name) == {epoch["epoch"]: epoch[name] for epoch in stage.history}
-    last = 0.05 * record.curriculum.training.learning_rate  # of the schedule `decay`
+    rate = record.curriculum.stages["ris_joint"].learning_rate
+    last = 0.05 * rate  # of the schedule `decay`
     assert logged("learning_rate")[3] == pytest.approx(last, rel=0.01)
     for name in ("expressions_per_second", "memory_gib"):  # not of epochs before a kill
         assert logged(name).keys() >= {2, 3} and all(value > 0 for value in logged(name).values())
