@@ -61,7 +61,7 @@ class LocalRunner:
     def train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> Node:
         node = stage.node(self.store)
         if not node.is_complete():
-            self._check_workers()
+            check_workers(self.resources)
             with locked(self.store, node.digest, partial(print_waiting, stage.title)):
                 if not node.is_complete():
                     with _threads(self.resources.cpus_per_worker):
@@ -70,13 +70,6 @@ class LocalRunner:
         for metrics in node.manifest()["history"]:
             on_epoch(metrics)
         return node
-
-    def _check_workers(self) -> None:
-        if self.resources.fewest_workers > 1:
-            raise ConfigError(
-                "resources.num_workers must be 1 to train in a local run, which has one worker, "
-                f"got {self.resources.num_workers}: set resources.num_workers=1 or train on Ray"
-            )
 
     def _train(
         self, stage: StageTraining, node: Node, on_epoch: Callable[[EpochMetrics], None]
@@ -112,6 +105,15 @@ class LocalRunner:
             Path(temporary, "checkpoint").rename(folder / f"epoch-{epoch:04d}")
         for old in before:
             shutil.rmtree(old)
+
+
+def check_workers(resources: Resources) -> None:
+    """Raise ConfigError if a training would have more than the one worker of a local run."""
+    if resources.fewest_workers > 1:
+        raise ConfigError(
+            "resources.num_workers must be 1 to train in a local run, which has one worker, "
+            f"got {resources.num_workers}: set resources.num_workers=1 or train on Ray"
+        )
 
 
 @contextmanager

@@ -82,3 +82,13 @@ def test_an_unknown_name_is_told_with_the_nearest_one(arguments: list[str], hint
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert hint in " ".join(result.output.split())
+
+
+def test_a_local_training_of_many_workers_is_refused_before_the_work(tmp_path: Path) -> None:
+    store = f"store={tmp_path}/runs"
+    result = CliRunner().invoke(
+        app, ["train", "quickstart", "--local", "resources.num_workers=2", store]
+    )
+    assert result.exit_code == 2
+    assert "set resources.num_workers=1" in " ".join(result.output.split())
+    assert not list(tmp_path.iterdir())
