@@ -14,7 +14,7 @@ import typer
 
 from ppt.config import ConfigError
 
-from .common import command, run_alone, say
+from .common import RunStage, command, run_alone, say
 
 
 @command
@@ -25,10 +25,7 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="The folder to write, which must be new or empty.")
     ] = None,
-    stage: Annotated[
-        str | None,
-        typer.Option(help="A stage of the run, e.g. ris_joint; by default the chosen one."),
-    ] = None,
+    stage: RunStage = None,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Log the model into the run's MLflow run.")
     ] = False,

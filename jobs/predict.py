@@ -18,18 +18,13 @@ from rich.markup import escape
 
 from ppt.config import ConfigError, Resources
 
-from .common import command, run_alone, say
+from .common import ClipWeights, RunStage, SamWeights, command, run_alone, say
 
 if TYPE_CHECKING:
     from ppt.serving.zero_shot import AnyModel
 
 CLIP, SAM = "clip_vit_b_16", "sam_vit_b"
 """What segments without a checkpoint, by the names of `ppt download`."""
-
-Weights = Annotated[
-    Path | None,
-    typer.Option(help="The file of a checkpoint's weights, if it is not where it was in training."),
-]
 
 
 @command
@@ -54,10 +49,7 @@ def main(
             "and SAM segment without training."
         ),
     ] = None,
-    stage: Annotated[
-        str | None,
-        typer.Option(help="A stage of the run, e.g. ris_joint; by default the chosen one."),
-    ] = None,
+    stage: RunStage = None,
     clip: Annotated[
         str | None,
         typer.Option(
@@ -72,8 +64,8 @@ def main(
             f"[default: {SAM}]"
         ),
     ] = None,
-    clip_weights: Weights = None,
-    sam_weights: Weights = None,
+    clip_weights: ClipWeights = None,
+    sam_weights: SamWeights = None,
     force: Annotated[
         bool,
         typer.Option("--force", help="Let the embedded world's model answer any picture."),

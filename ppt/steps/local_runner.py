@@ -50,7 +50,7 @@ class LocalRunner:
     def _make(self, step: Step, node: Node) -> None:
         todo = prepare_folder(node)
         total = step.total() if len(todo) == node.num_buckets else None
-        with progress_bar(step.title, total) as advance, _threads(self.resources.cpus_per_actor):
+        with progress_bar(step.title, total) as advance, threads(self.resources.cpus_per_actor):
             for bucket, following in zip_longest(todo, todo[1:]):
                 step.expect(following)
                 output = step(bucket)
@@ -64,7 +64,7 @@ class LocalRunner:
             check_workers(self.resources)
             with locked(self.store, node.digest, partial(print_waiting, stage.title)):
                 if not node.is_complete():
-                    with _threads(self.resources.cpus_per_worker):
+                    with threads(self.resources.cpus_per_worker):
                         self._train(stage, node, on_epoch)
                     return node
         for metrics in node.manifest()["history"]:
@@ -117,7 +117,7 @@ def check_workers(resources: Resources) -> None:
 
 
 @contextmanager
-def _threads(cpus: float) -> Iterator[None]:
+def threads(cpus: float) -> Iterator[None]:
     """Let torch use as many threads in this block as a Ray process with so many CPUs has."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, int(cpus)))

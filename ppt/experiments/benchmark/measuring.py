@@ -16,6 +16,7 @@ import torch
 
 from ppt.models.loaded import current_device
 from ppt.models.precision import AUTOCAST
+from ppt.steps.local_runner import threads
 from ppt.store.nodes import Node
 
 Item = TypeVar("Item")
@@ -46,17 +47,6 @@ def shortest(repeats: int, *functions: Callable[[], object]) -> list[float]:
     """
     rounds = [[seconds_of(function) for function in functions] for _ in range(repeats)]
     return [min(times) for times in zip(*rounds, strict=True)]
-
-
-@contextmanager
-def threads(cpus: float) -> Iterator[None]:
-    """Let torch compute with the threads that a process with so many CPUs has, as runners do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(cpus)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def epochs_finished(node: Node) -> list[float]:

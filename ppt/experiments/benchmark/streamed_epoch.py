@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ppt.experiments.benchmark.measuring import epochs_finished, seconds_of, threads
+from ppt.experiments.benchmark.measuring import epochs_finished, seconds_of
 from ppt.experiments.benchmark.rows import RATIO, Row, Setting, Workload
 from ppt.models.loaded import current_device
+from ppt.steps.local_runner import threads
 from ppt.training.loop import build_worker
 
 
