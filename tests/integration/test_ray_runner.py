@@ -171,8 +171,10 @@ def test_epochs_of_a_training_in_mlflow(run: str, request: pytest.FixtureRequest
     rate = record.curriculum.stages["ris_joint"].learning_rate
     last = 0.05 * rate  # of the schedule `decay`
     assert logged("learning_rate")[3] == pytest.approx(last, rel=0.01)
-    for name in ("expressions_per_second", "memory_gib"):  # not of epochs before a kill
-        assert logged(name).keys() >= {2, 3} and all(value > 0 for value in logged(name).values())
+    # Epochs that were trained before a kill have none; the last one never is.
+    trained = {2, 3} if run == "tiny_run" else {3}
+    for name in ("expressions_per_second", "memory_gib"):
+        assert logged(name).keys() >= trained and all(value > 0 for value in logged(name).values())
 
 
 # ---------------------------------------------------------------- two workers
