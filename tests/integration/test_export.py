@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-from common import ROOT
+from common import PATIENCE, ROOT
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner
@@ -309,18 +309,18 @@ def test_mlflow_serves_the_model(
 
         def ask(records: list[dict[str, str]]) -> requests.Response:
             url = f"http://127.0.0.1:{port}/invocations"
-            return requests.post(url, json={"dataframe_records": records}, timeout=120)
+            return requests.post(url, json={"dataframe_records": records}, timeout=PATIENCE)
 
         assert ask(records).json() == {"predictions": without_path(expected)}
         assert ask([{"picture": "AAAA", "expression": "a car"}]).status_code == 400
         assert ask([{"picture": picture}]).status_code == 400
     finally:
         os.killpg(server.pid, 15)
-        server.wait(60)
+        server.wait(PATIENCE)
 
 
-def wait_for(url: str, server: subprocess.Popen[bytes], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and server.poll() is None:
         try:
             requests.get(url, timeout=5).raise_for_status()
