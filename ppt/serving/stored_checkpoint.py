@@ -16,6 +16,9 @@ from ppt.store.checksums import check_files, unseal
 
 SUMMARY = "summary.json"  # the file in the folder of a run
 
+TODO = "remove its folder and run `ppt train` again"
+"""What to do about a damaged checkpoint."""
+
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
@@ -52,9 +55,8 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
             f"finished run (with its {SUMMARY}) or of a trained stage{_runs_in(folder)}"
         )
     manifest = _manifest(folder)
-    todo = "remove its folder and run `ppt train` again"
     checksums = manifest.get("checksums", {})
-    check_files(folder, {name: checksums[name] for name in checksums if name == GENERATOR}, todo)
+    check_files(folder, {name: checksums[name] for name in checksums if name == GENERATOR}, TODO)
     try:
         checkpoint = StoredCheckpoint(
             folder,

@@ -350,11 +350,11 @@ def _silent_reader(store: Path, name: Path) -> list[str]:
     table, _, bucket = name.stem.partition("-")
     node = Node(Store(str(store)), kind, digest, {})
     try:
+        if kind == "checkpoints":
+            node.local_folder()
         if name.suffix == ".json":
             node.read_json(name.name)
-        elif kind == "checkpoints":
-            node.local_folder()
-        else:
+        elif kind != "checkpoints":
             node.read(int(bucket), table)
     except DamagedFile as damage:
         return [] if str(name) in str(damage) else [f"the reader is told: {damage}"]

@@ -32,6 +32,7 @@ from ppt.images.pictures import encode_picture
 from ppt.jobs.cli import app
 from ppt.serving.predictor import Predictor
 from ppt.serving.stored_checkpoint import open_checkpoint
+from ppt.steps.runner import forget_read
 from ppt.store.checksums import seal, unseal
 from ppt.tracking.mlflow_runs import logged_run
 from ppt.tracking.record import RunRecord
@@ -119,6 +120,19 @@ def test_the_card_tells_data_stages_figures_limits_and_licence(
     for fingerprint in open_checkpoint(folder).encoders.values():
         assert fingerprint in card
     assert f"| {tiny_run.baselines['clip_sam_published'].metrics['mIoU']:.1f} |" in card
+
+
+def test_what_is_damaged_is_not_exported(run: Path, tmp_path: Path) -> None:
+    """The new folder would have right checksums of it."""
+    checkpoint = open_checkpoint(run).folder
+    for name in ("metadata.json", "generator.safetensors"):
+        path, out = checkpoint / name, tmp_path / "out"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        forget_read()
+        assert f"{path} is damaged" in refused("export", run, "--out", out)
+        assert not out.exists()
+        path.write_bytes(whole)
 
 
 def test_a_stage_can_be_named(run: Path, tmp_path: Path) -> None:
