@@ -53,10 +53,8 @@ def _in_memory(of: LabelTable) -> Batch:
         for row in columns.to_pylist():
             texts.setdefault(row["picture"], []).append((row["expression_id"], row["text"]))
         for picture, of_picture in texts.items():
-            row_of_picture = PictureRow(
-                of.features, of.words, bucket, picture, *zip(*of_picture, strict=True)
-            )
-            rows.append(row_of_picture)
+            ids, its_texts = zip(*of_picture, strict=True)
+            rows.append(PictureRow(of.features, of.words, bucket, picture, ids, its_texts))
         if len(rows) >= PICTURES_AT_ONCE:
             break
     return gather_pictures(rows[:PICTURES_AT_ONCE])
