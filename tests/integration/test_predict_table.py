@@ -197,4 +197,4 @@ def test_a_table_without_training_and_pictures_of_another_world(tmp_path: Path) 
         assert all(row["checkpoint"] == model.digest for row in rows)
         reasons = [row["reason"] for row in found.reasons]
         assert len(reasons) == 2 - len(predicted)
-        assert all("is no picture of the embedded world" in reason for reason in reasons)
+        assert all("is none of the embedded world" in reason for reason in reasons)
