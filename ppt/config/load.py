@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -204,9 +205,9 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def run_around(path: Path) -> Path | None:
     """Return the run's folder if a path is this folder, or a file in it but no YAML; else None."""
-    if (path / RUN_CURRICULUM).is_file():
+    if os.path.isfile(path / RUN_CURRICULUM):
         return path
-    is_other = path.is_file() and path.suffix not in (".yaml", ".yml")
+    is_other = os.path.isfile(path) and path.suffix not in (".yaml", ".yml")
     return path.parent if is_other and (path.parent / RUN_CURRICULUM).is_file() else None
 
 

@@ -43,14 +43,14 @@ def read_csv(path: Path, columns: Collection[str]) -> Lines:
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
+        if sign := _other_separator(text.partition("\n")[0], columns):
+            raise ValueError(
+                f"table {str(path)!r} has {sign} between its columns: save it with commas"
+            )
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         header = [name.strip() for name in next(rows, [])]
         if twice := _repeated(header, columns):
             raise ValueError(f"table {str(path)!r} has the column {twice!r} twice")
-        if len(header) == 1 and (sign := _other_separator(header[0], columns)):
-            raise ValueError(
-                f"table {str(path)!r} has {sign} between its columns: save it with commas"
-            )
         last = rows.line_num
         for row in rows:
             first, last = last + 1, rows.line_num
@@ -101,9 +101,10 @@ def _read_json_lines(path: Path, columns: Collection[str]) -> Lines:
 
 
 def _other_separator(header: str, columns: Collection[str]) -> str | None:
-    """Return what stands in place of commas in a header of one cell, if something does."""
+    """Return what stands in place of commas in a header, if something does."""
     for sign, name in ((";", "semicolons"), ("\t", "tabs")):
-        if sign in header and any(cell.strip(' "') in columns for cell in header.split(sign)):
+        cells = {cell.strip(' "\r') for cell in header.split(sign)}
+        if sign in header and "," not in header and cells & {*columns}:
             return name
     return None
 
