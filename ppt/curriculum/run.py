@@ -13,6 +13,7 @@ In a notebook a curriculum runs without Ray::
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,6 @@ from ppt.report.gallery import stage_panels
 from ppt.steps.progress import print_waiting, print_warning
 from ppt.steps.runner import COMMANDS, Again, OnlyComplete, Repairing, Runner
 from ppt.steps.uses import Noting
-from ppt.store.disk import check_writable
 from ppt.store.locks import locked
 from ppt.store.nodes import Node, Store
 from ppt.tracking.folder import RunFolder, unwritable
@@ -145,7 +145,11 @@ def check_outputs(store: Store, folder: str | None) -> None:
     if fault := unwritable(store):
         raise ConfigError(f"store: {store.root!r} cannot be written to ({fault}): set another one")
     if folder is not None:
-        check_writable(folder, "store")
+        if os.path.lexists(folder) and not os.path.isdir(folder):
+            raise ConfigError(
+                f"name: the run's folder cannot be made, a file or a broken link is at {folder!r}: "
+                "remove it, or set another name"
+            )
         check_tracking(folder)
 
 

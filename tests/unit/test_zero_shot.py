@@ -228,7 +228,7 @@ def test_pictures_that_cannot_be_used_are_left_out(pictures):
     (pictures / "more" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     code, output = predict("1.png", "more", "http://127.0.0.1:1/x.png", "a car", *TOYBOX)
     assert code == 1
-    assert "left out: 'more/broken.jpg': picture cannot be decoded: " in output
+    assert "left out: 'more/broken.jpg': picture has no known picture format" in output
     assert output.endswith("2 of 5 pictures were left out")
     assert "left out: http://127.0.0.1:1/x.png: the server cannot be reached" in output
     assert len(list((pictures / "predictions").glob("*car*.mask.png"))) == 3
