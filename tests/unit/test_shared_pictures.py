@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import QUICKSTART
+import pytest
+from common import QUICKSTART, run_here
 from PIL import Image
 
 from ppt.config import Data, load_curriculum
@@ -49,3 +50,22 @@ def test_equal_sizes_names_and_drawn_pictures_are_not_the_same(tmp_path: Path) -
     assert shared_pictures(data(f"referring={train}", f"evaluation={test}")) == ()
     assert shared_pictures(data(f"referring={train}")) == ()
     assert shared_pictures(data()) == ()
+
+
+def test_doubts_about_the_figures_are_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Begun(Exception):
+        pass
+
+    def begin(*_: object, **__: object) -> None:
+        raise Begun
+
+    monkeypatch.setattr("ppt.curriculum.run.make_inputs", begin)
+    given = table(tmp_path / "own", bmp(tmp_path / "p.bmp", 1))
+    overrides = [f"data.{role}={given}" for role in ("referring", "evaluation")]
+    with pytest.raises(Begun):
+        run_here(load_curriculum(QUICKSTART, [*overrides, f"store={tmp_path}"]))
+    told = capsys.readouterr().err
+    assert "warning: model.clip and model.sam: the embedded world's" in told
+    assert told.count("1 of the 1 pictures of data.evaluation are in data.referring too") == 1
