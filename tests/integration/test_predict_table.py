@@ -159,7 +159,10 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
         (["--table", "t.csv", "--checkpoint", "RUN"], "table: 't.csv' cannot be read"),
         (["--table", "HERE/a.csv", "--checkpoint", "RUN"], "expression is missing"),
         (["--table", "HERE/b.csv", "--checkpoint", "RUN"], "has no row"),
-        (["HERE/a.png", "a car", "--checkpoint", "RUN", "--out", "HERE/a.csv"], "a file or a"),
+        (
+            ["HERE/a.png", "a car", "--checkpoint", "RUN", "--out", "HERE/a.csv", "--force"],
+            "a file",
+        ),
         (["HERE/a.png", "a car", "--checkpoint", "RUN", "--sam-weights", "x"], "has its own"),
     ],
 )
