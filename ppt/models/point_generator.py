@@ -193,13 +193,16 @@ def _normalise(tokens: Tensor) -> Tensor:
 
 
 def _bilinear(visual: Tensor, points: Tensor) -> Tensor:
-    """Interpolate patches [B, L, D] of a square grid at points [B, P, 2]: [B, P, D]."""
+    """Interpolate patches [B, L, D] of a square grid at points [B, P, 2]: [B, P, D].
+
+    A point takes from a patch, in x and in y, one minus its distance to it in patches. Beyond the
+    outermost centres nothing changes.
+    """
     grid = math.isqrt(visual.shape[1])
-    patches = visual.transpose(1, 2).unflatten(-1, (grid, grid))
-    sampled = F.grid_sample(
-        patches, 2 * points[:, None] - 1, padding_mode="border", align_corners=False
-    )
-    return sampled[:, :, 0].transpose(1, 2)
+    at = (points * grid - 0.5).clamp(0, grid - 1)
+    share = (1 - (at[..., None] - torch.arange(grid, device=at.device)).abs()).relu()
+    of_x, of_y = share.unbind(-2)  # [B, P, grid]
+    return (of_y[..., None] * of_x[..., None, :]).flatten(2) @ visual
 
 
 # The results are kept for training too, so they are made outside of inference mode.

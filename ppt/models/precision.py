@@ -1,4 +1,7 @@
-"""Mixed precision: bfloat16 on a GPU where it does no harm, float32 everywhere else."""
+"""Mixed precision: bfloat16 on a GPU where it does no harm, float32 everywhere else.
+
+`use_onednn` chooses the library that multiplies float32 matrices on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -17,3 +20,15 @@ def autocast(device: torch.device) -> torch.autocast:
 def full_precision(device: torch.device) -> torch.autocast:
     """A context for coordinates inside `autocast`: bf16 has only 256 steps across a picture."""
     return torch.autocast(device.type, enabled=False)
+
+
+def use_onednn() -> None:
+    """Let oneDNN multiply the float32 matrices of this process if the CPU has AVX-512.
+
+    By default torch has MKL do it, which leaves AVX-512 unused on CPUs of other makers than Intel.
+    torch has a single way to ask for oneDNN: to permit it to round to bfloat16. It makes use of the
+    permission only on CPUs with AMX, and there MKL remains.
+    """
+    cpu = torch.cpu.get_capabilities()
+    if cpu.get("avx512_f") and not cpu.get("amx_bf16"):
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"

@@ -73,8 +73,10 @@ class HungarianMatcher:
         if self.cost_mask > 0:
             assert mask_logits is not None
             rest = rest + self.cost_mask * _mask_cost(mask_logits, targets)
-        # No order of the points costs less than each point with the best partner for itself.
-        bound = torch.maximum(pair.amin(-1).mean(-1), pair.amin(-2).mean(-1))
+        # No order of the points costs less than each predicted point with the best partner for
+        # itself, and what each target point then costs more than that with its own best partner.
+        best = pair.amin(-1)
+        bound = best.mean(-1) + (pair - best[..., None]).amin(-2).mean(-1)
         sizes = [pair.numel(), rest.numel(), bound.numel(), len(targets.expression)]
         parts = (pair, rest, bound, targets.expression.float())
         fetched = torch.cat([part.flatten() for part in parts]).cpu().numpy()
@@ -96,9 +98,12 @@ class HungarianMatcher:
         points = outputs["pred_points"].float()[targets.expression]  # [G, K, M, 2]
         labels = outputs["pred_point_logits"].float().sigmoid()[targets.expression]  # [G, K, M]
         scores = outputs["pred_referent_logits"].float().sigmoid()[targets.expression]  # [G, K]
-        distance = (points[:, :, :, None] - targets.points[:, None, None]).abs().sum(-1)
-        mislabel = (labels[..., None] - targets.point_labels[:, None, None]).abs()
-        pair = self.cost_points * distance + self.cost_point_labels * mislabel
+        # The costs of a point and of its label together are an L1 distance, also with three axes.
+        ours, theirs = (
+            torch.cat([self.cost_points * place, self.cost_point_labels * label[..., None]], dim=-1)
+            for place, label in ((points, labels), (targets.points, targets.point_labels))
+        )
+        pair = torch.cdist(ours.flatten(1, 2), theirs, p=1).unflatten(1, labels.shape[1:])
         return pair, self.cost_referent * (scores - targets.is_referent[:, None]).abs()
 
 
