@@ -53,6 +53,14 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+def dot_products(query: Tensor, memory: Tensor) -> Tensor:
+    """Multiply each query [B, Q, D] with each place of a memory [B, S, D]: [B, Q, S].
+
+    The memory is the first factor, so that its gradient comes in the order of its own elements.
+    """
+    return (memory @ query.transpose(1, 2)).transpose(1, 2)
+
+
 def _weights(scores: Tensor, mask: Tensor | None, keys: int = 3) -> Tensor:
     """Turn scores [B, heads, Q, S], or [B, heads, S, Q] with `keys=2`, into attention weights.
 
@@ -78,7 +86,7 @@ class FewQueriesAttention(Attention):
         w_k, w_v = (p.weight.unflatten(0, (self.num_heads, -1)) for p in (self.k, self.v))
         # c is a channel of a head, d one of the memory; einsum multiplies all pictures at once.
         lifted = torch.einsum("bhqc,hcd->bhqd", self._queries(query), w_k)
-        scores = lifted.flatten(1, 2) @ memory.transpose(1, 2)
+        scores = dot_products(lifted.flatten(1, 2), memory)
         weights = _weights(scores.unflatten(1, lifted.shape[1:3]), mask)
         mixed = (weights.flatten(1, 2) @ memory).view_as(lifted)
         found = torch.einsum("bhqd,hcd->bqhc", mixed, w_v)

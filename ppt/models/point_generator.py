@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppt.models.fusion import FewQueriesAttention, Fusion
+from ppt.models.fusion import FewQueriesAttention, Fusion, dot_products
 from ppt.models.precision import full_precision
 
 
@@ -132,10 +132,10 @@ class _PointHead(nn.Module):
         label depends on the patches around the point, but does not move it.
         """
         # A patch's score is a dot product with a query plus a point; it is the sum of two products.
-        of_query, of_point = (
-            self.look_for(state) @ visual.transpose(1, 2) * visual.shape[2] ** -0.5
-            for state in (queries, self.points)
-        )
+        points = self.look_for(self.points).expand(len(queries), -1, -1)
+        wanted = torch.cat([self.look_for(queries), points], dim=1) * visual.shape[2] ** -0.5
+        by_query = (queries.shape[1], len(self.points))
+        of_query, of_point = dot_products(wanted, visual).split(by_query, dim=1)
         scores = (of_query + looked_at.clamp(min=1e-6).log())[:, :, None] + of_point[:, None]
         attended = scores.softmax(-1).flatten(1, 2)  # [B, K M, L]
         states = (queries[:, :, None] + self.points).flatten(1, 2)  # [B, K M, d]
@@ -144,7 +144,6 @@ class _PointHead(nn.Module):
         points = (place.logit() + self.offset_head(states)).sigmoid()
         around = _bilinear(visual, points.detach())
         logits = self.label_head(states + self.at_point(around)).squeeze(-1)
-        by_query = (queries.shape[1], len(self.points))
         return points.unflatten(1, by_query), logits.unflatten(1, by_query)
 
 
