@@ -164,7 +164,9 @@ class _Layer(nn.Module):
         super().__init__()
         self.attention = FewQueriesAttention(dim, kv_dim, num_heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.ffn = nn.Sequential(nn.Linear(dim, ffn_size), nn.ReLU(), nn.Linear(ffn_size, dim))
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, ffn_size), nn.ReLU(inplace=True), nn.Linear(ffn_size, dim)
+        )
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(
@@ -179,9 +181,9 @@ class _Layer(nn.Module):
 def _mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(dim, hidden),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(hidden, hidden),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(hidden, out),
     )
 
