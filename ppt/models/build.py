@@ -11,12 +11,9 @@ from ppt.models.clip_builder import build_clip, build_toybox_clip
 from ppt.models.image_text_encoder import ImageTextEncoder
 from ppt.models.mobile_sam import build_mobile_sam
 from ppt.models.point_generator import PointGenerator
-from ppt.models.precision import use_onednn
 from ppt.models.sam import build_sam, build_toybox_sam
 from ppt.models.segmenter import Segmenter
 from ppt.models.weights import RANDOM
-
-use_onednn()  # here, since every process that computes with a model has built it
 
 SEGMENTERS: dict[str, Callable[[SamConfig], Segmenter]] = {
     "toybox": build_toybox_sam,

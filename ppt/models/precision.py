@@ -1,9 +1,12 @@
 """Mixed precision: bfloat16 on a GPU where it does no harm, float32 everywhere else.
 
-`use_onednn` chooses the library that multiplies float32 matrices on a CPU.
+`onednn` chooses the library that multiplies float32 matrices on a CPU.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -22,13 +25,20 @@ def full_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
-def use_onednn() -> None:
-    """Let oneDNN multiply the float32 matrices of this process if the CPU has AVX-512.
+@contextmanager
+def onednn() -> Iterator[None]:
+    """A context in which oneDNN multiplies float32 matrices on a CPU with AVX-512.
 
     By default torch has MKL do it, which leaves AVX-512 unused on CPUs of other makers than Intel.
     torch has a single way to ask for oneDNN: to permit it to round to bfloat16. It makes use of the
-    permission only on CPUs with AMX, and there MKL remains.
+    permission only on CPUs with AMX, and there MKL remains. It is for training: with oneDNN the
+    last bits of a row depend on its place in the batch, and those of a prediction should not.
     """
-    cpu = torch.cpu.get_capabilities()
+    cpu, matmul = torch.cpu.get_capabilities(), torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
     if cpu.get("avx512_f") and not cpu.get("amx_bf16"):
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before

@@ -41,21 +41,19 @@ def test_a_cpu_stays_in_float32():
 )
 def test_onednn_where_it_is_quicker_and_exact(capabilities, onednn, monkeypatch):
     matmul = torch.backends.mkldnn.matmul
-    before = matmul.fp32_precision
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    matmul.fp32_precision = "none"
-    try:
-        precision.use_onednn()
-        assert matmul.fp32_precision == ("bf16" if onednn else "none")
-    finally:
-        matmul.fp32_precision = before
+    before = matmul.fp32_precision
+    with precision.onednn():
+        assert matmul.fp32_precision == ("bf16" if onednn else before)
+    assert matmul.fp32_precision == before != "bf16"
 
 
 @pytest.mark.parametrize("rows", [4, 128, 3584])
 def test_products_of_float32_are_not_rounded_to_bf16_on_this_machine(rows):
-    precision.use_onednn()
     a, b = torch.rand(rows, 128), torch.rand(128, 96)
-    products = [a @ b, torch.addmm(torch.zeros(96), a, b), (a[None] @ b[None].expand(3, -1, -1))[2]]
+    with precision.onednn():
+        several = a[None] @ b[None].expand(3, -1, -1)
+        products = [a @ b, torch.addmm(torch.zeros(96), a, b), several[2]]
     for product in products:
         error = (product.double() - a.double() @ b.double()).abs().max()
         assert error < 1e-4  # in bf16 it is near 0.1
