@@ -111,11 +111,7 @@ def main(
         asked, faults = _pictures(pictures_and_texts, model, out, force=force)
         return _end(asked, faults, "pictures", is_trained=checkpoint is not None)
     assert table is not None
-    resources = Resources(
-        num_actors=num_actors,
-        gpus_per_actor=gpus_per_actor,
-        cpus_per_reader=0,  # nothing is trained
-    )
+    resources = Resources(num_actors=num_actors, gpus_per_actor=gpus_per_actor)
     asked, faults = _table(table, model, out, resources, force=force)
     _end(asked, faults, "rows", is_trained=checkpoint is not None)
 
@@ -211,7 +207,11 @@ def _table(
 
     check_writable(out, "--out")
     result = predict_table(
-        table, model, out, lambda store: closing(RayRunner(store, resources)), force=force
+        table,
+        model,
+        out,
+        lambda store: closing(RayRunner(store, resources, trains=False)),
+        force=force,
     )
     count = result.count
     typer.echo(
