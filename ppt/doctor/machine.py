@@ -26,7 +26,7 @@ from ppt.distributed.cluster import (
 )
 from ppt.doctor.check import Check, State
 from ppt.doctor.cost import Cost
-from ppt.steps.local_runner import check_workers
+from ppt.steps.local_runner import check_training
 from ppt.store.nodes import Store
 from ppt.tracking.folder import unwritable
 from ppt.tracking.mlflow_runs import check_tracking
@@ -153,7 +153,7 @@ def check_one_process(resources: Resources | None) -> Check:
     name, found = "CPUs and GPUs", f"{cpus_here()} CPUs for one process, without Ray"
     try:
         if resources is not None:
-            check_workers(resources)
+            check_training(resources)
     except ConfigError as error:
         return Check(name, "wrong", found, str(error))
     return Check(name, "ok", found)
