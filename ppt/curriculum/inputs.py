@@ -164,7 +164,7 @@ def check_sources(record: RunRecord) -> None:
     if faults:
         raise ConfigError("\n".join(faults))
     for name, stage in record.curriculum.stages.items():
-        check_counts(name, stage.sources, numbers)
+        check_counts(name, stage.sources, {source: numbers[source] for source in stage.sources})
 
 
 # ---------------------------------------------------------------- tables that belong together
