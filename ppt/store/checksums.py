@@ -189,10 +189,16 @@ def unseal(data: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("is damaged: it holds no JSON object")
     checksum = content.pop("checksum", None)
-    is_old = checksum is None and "checksums" not in content
+    is_old = checksum is None and "checksums" not in content and not _ends_sealed(content)
     if not is_old and checksum != _checksum_of_json(content):
         raise ValueError(DAMAGED)
     return content
+
+
+def _ends_sealed(content: Mapping[str, Any]) -> bool:
+    """Return whether the last value is the checksum of the others, whatever its name has become."""
+    others = dict(content)
+    return bool(others) and others.popitem()[1] == _checksum_of_json(others)
 
 
 def is_sealed(data: bytes) -> bool:

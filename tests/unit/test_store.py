@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ppt.config import ConfigError
+from ppt.store.checksums import seal, unseal
 from ppt.store.nodes import BucketOutput, Count, Store, bucket_of
 
 
@@ -128,3 +130,18 @@ def test_a_store_that_cannot_be_opened_is_told_in_a_line(root: str, told: str) -
         assert result.exit_code == 2, result.exception
         (line,) = result.stderr.splitlines()
         assert line.startswith(f"error: store: '{root}' cannot be opened: ")
+
+
+@pytest.mark.parametrize("content", [{"a": [1, "x"], "b": {"c": 0.5}}, {"checksums": {}}, {}])
+def test_no_flipped_bit_of_a_sealed_file_changes_what_is_read(content: dict[str, Any]) -> None:
+    sealed, told = seal(content), 0
+    for place in range(8 * len(sealed)):
+        damaged = bytearray(sealed)
+        damaged[place // 8] ^= 1 << place % 8
+        try:
+            assert unseal(bytes(damaged)) == content, damaged
+        except ValueError as error:
+            told += 1
+            assert "damaged" in str(error)
+    assert told > 7 * len(sealed)  # the others are in the space between
+    assert unseal(sealed) == content
