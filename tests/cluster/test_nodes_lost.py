@@ -8,13 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from chaos.attempts import hooked
-from common import PATIENCE, QUICKSTART, ROOT, run_here
+from common import QUICKSTART, ROOT, run_here
 from ray.cluster_utils import Cluster
 
 from ppt.config import load_curriculum
@@ -38,22 +37,21 @@ resources: # one actor or worker a node
   {{ num_actors: 2, cpus_per_actor: 0.8, num_workers: [1, 2], cpus_per_worker: 0.8 }}
 """
 
+WAIT_SECONDS = 900
+"""Not a judgement of speed. Every loss starts processes that import torch: on a core that other
+work takes nine tenths of, minutes pass between two lines of the log."""
 
-@contextmanager
-def nodes_with(variables: dict[str, str]) -> Iterator[Cluster]:
-    """A head that does no work, and three nodes of one CPU, with variables of the environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-        )
-        try:
-            for number in range(3):
-                _add_node(cluster, number)
-            yield cluster
-        finally:
-            cluster.shutdown()
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """A head that does no work, and three nodes of one CPU."""
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
+    for number in range(3):
+        _add_node(cluster, number)
+    yield cluster
+    cluster.shutdown()
 
 
 def _add_node(cluster: Cluster, number: int) -> None:
@@ -61,26 +59,47 @@ def _add_node(cluster: Cluster, number: int) -> None:
     cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{number + 2}")
 
 
-def _lose_the_node_of(nodes: Cluster, process: psutil.Process) -> None:
-    """Take away the node of a process, as a spot instance goes."""
-    raylets = {node.all_processes["raylet"][0].process.pid: node for node in nodes.worker_nodes}
-    nodes.remove_node(raylets[process.ppid()], allow_graceful=False)
-    with suppress(psutil.NoSuchProcess):
-        process.kill()  # what waits does not see that its node is gone
+def _lose_the_node_of(nodes: Cluster, title: str) -> None:
+    """Take away the node of a process at work, as a spot instance goes."""
+    node, process = _wait_for(lambda: _frozen(nodes, title))
+    nodes.remove_node(node, allow_graceful=False)
+    process.kill()  # frozen, it would not see that its node is gone
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
+def _frozen(nodes: Cluster, title: str) -> tuple[Any, psutil.Process] | None:
+    """(node, process) of somebody at work, who will not come to its end; None if there is nobody.
 
-
-def test_a_run_goes_on_when_nodes_are_lost(tmp_path: Path) -> None:
-    """What is lost is the encoding of H, a stage and Select; all else was made in this process.
-
-    An actor, a worker and an actor wait where they write a file, until their node is lost.
+    Ray names a process by the task that it is at, and by its class alone when there is none.
     """
+    raylets = {node.all_processes["raylet"][0].process.pid: node for node in nodes.worker_nodes}
+    for process in psutil.process_iter(["ppid"]):
+        node = raylets.get(process.info["ppid"])
+        if node is None or not _is_at(process, title):
+            continue
+        process.suspend()
+        if _is_at(process, title):
+            return node, process
+        process.resume()  # it had just ended
+    return None
+
+
+def _is_at(process: psutil.Process, title: str) -> bool:
+    try:
+        return "".join(process.cmdline()[:1]).startswith(title)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait_for(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+    return found
+
+
+def test_a_run_goes_on_when_nodes_are_lost(nodes: Cluster, tmp_path: Path) -> None:
+    """What is lost is the encoding of H, a stage and Select; all else was made in this process."""
     path = tmp_path / "nodes.yaml"
     path.write_text(CURRICULUM)
     record = run_here(load_curriculum(path, [f"store={tmp_path}"]))
@@ -90,50 +109,42 @@ def test_a_run_goes_on_when_nodes_are_lost(tmp_path: Path) -> None:
     for node in (features, stage.checkpoint, selected):
         node.remove()
 
-    places = {
-        "encode": f"features/{features.digest}/.data-00002.arrow",
-        "train": f"checkpoints/{stage.checkpoint.digest}/.epoch-0002-x.json",
-        "select": f"{selected.kind}/{selected.digest}/.data-00001.parquet",
-    }
-    holds = [
-        {"place": f"write store/{path}.x", "done": str(tmp_path / name)}
-        for name, path in places.items()
-    ]
-    hook = hooked({"root": str(tmp_path), "holds": holds}, tmp_path)
-    with nodes_with(hook) as nodes:
-        told = _lose_three(nodes, path, [*places])
-    made = re.findall(r"^✓ (.*?): \d", told, re.MULTILINE)
-    assert made == ["encode referring", "train semantic_alignment", "select, round 1"], told
-    assert re.search(r"✓ select, round 1: 96 in", told)
-    assert [features.read(bucket) for bucket in range(features.num_buckets)] == encoded
-    assert [m["epoch"] for m in stage.checkpoint.manifest()["history"]] == [1, 2, 3]
-    assert selected.is_complete()
-
-
-def _lose_three(nodes: Cluster, curriculum: Path, losses: list[str]) -> str:
-    """Run a curriculum, lose the node of each process that waits, and return the log."""
-    folder = curriculum.parent
-    log = folder / "log"
+    log = tmp_path / "log"
     environment = {
         **os.environ,
         "RAY_ADDRESS": nodes.address,
         # Train believes for up to 20 s in a node that is gone, and waits so long for it.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     }
-    command = [sys.executable, "-m", "ppt.jobs.train", str(curriculum), f"store={folder}"]
+    command = [sys.executable, "-m", "ppt.jobs.train", str(path), f"store={tmp_path}"]
     with log.open("w") as file:
         run = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
+
+    def wait_for_line(line: str) -> None:
+        told = _wait_for(lambda: run.poll() is not None or line in log.read_text())
+        assert told and run.poll() is None, log.read_text()
+
+    def lose_one(title: str, *, before: str) -> None:
+        _lose_the_node_of(nodes, title)
+        assert before not in log.read_text()
+
     try:
-        for loss in losses:
-            waits = folder / loss
-            _wait_for(lambda waits=waits: run.poll() is not None or waits.exists())
-            assert run.poll() is None, log.read_text()
-            if loss == losses[-1]:
-                _add_node(nodes, 3)  # else nobody is left
-            _lose_the_node_of(nodes, psutil.Process(int(waits.read_text())))
-        assert run.wait(timeout=PATIENCE) == 0, log.read_text()
+        lose_one("ray::_Actor.run", before="✓ encode referring:")
+        wait_for_line("train semantic_alignment, epoch 1")
+        lose_one("ray::RayTrainWorker", before="✓ train semantic")  # there is room for one more
+        wait_for_line("train semantic_alignment, epoch 2")
+        _add_node(nodes, 3)  # else nobody is left after the next one
+        wait_for_line("✓ train semantic_alignment")
+        lose_one("ray::_Actor.run", before="✓ select, round 1")
+        assert run.wait(timeout=WAIT_SECONDS) == 0, log.read_text()
     finally:
         run.kill()
-    return log.read_text()
+    told = log.read_text()
+    made = re.findall(r"^✓ (.*?): \d", told, re.MULTILINE)
+    assert made == ["encode referring", "train semantic_alignment", "select, round 1"], told
+    assert re.search(r"✓ select, round 1: 96 in", told)
+    assert [features.read(bucket) for bucket in range(features.num_buckets)] == encoded
+    assert [m["epoch"] for m in stage.checkpoint.manifest()["history"]] == [1, 2, 3]
+    assert selected.is_complete()
