@@ -259,9 +259,10 @@ def two_objects() -> np.ndarray:
     return ids
 
 
-def said(*points: tuple[float, float, int]) -> np.ndarray:
+def said(*points: tuple[float, float, int], ids: np.ndarray | None = None) -> np.ndarray:
     x, y, labels = np.array(points).T
-    return literal_mask(np.stack([x, y], 1), labels.astype(int), two_objects())
+    ids = two_objects() if ids is None else ids
+    return literal_mask(np.stack([x, y], 1), labels.astype(int), ids)
 
 
 def test_points_are_taken_at_their_word():
@@ -292,6 +293,29 @@ def test_a_negative_point_removes_what_it_lies_on_or_its_side_of_it():
     three = said((7, 7, 1), (20, 12, 1), (10, 28, 1), (10, 30, 0), (10, 33, 0))
     assert np.array_equal(three & (ids < 17), (ids == 1) | (ids == 2))
     assert np.array_equal(np.flatnonzero((three & (ids >= 17)).any(1)), np.arange(25, 30))
+
+
+def test_a_whole_object_has_its_bays_until_a_negative_point_lies_on_them():
+    ids = np.zeros((40, 40), np.uint8)
+    ids[5:30, 5:10], ids[5:30, 25:30], ids[15:20, 10:25] = 1, 1, 2  # the letter H
+    ids[24:28, 16:20] = 17  # an object in the lower bay
+    letter, upper, lower = (
+        (ids == 1) | (ids == 2),
+        np.zeros_like(ids, bool),
+        np.zeros_like(ids, bool),
+    )
+    upper[5:15, 10:25], lower[20:30, 10:25] = True, True
+    lower &= ids == 0
+    whole = ((7, 7, 1), (17, 17, 1))
+    assert np.array_equal(said(*whole, ids=ids), letter | upper | lower)
+    assert np.array_equal(said(*whole, (17, 8, 0), ids=ids), letter | lower)
+    assert np.array_equal(said(*whole, (17, 8, 0), (12, 28, 0), ids=ids), letter)
+    assert np.array_equal(said(*whole, (36, 36, 0), ids=ids), letter | upper | lower)
+    assert np.array_equal(said((7, 7, 1), ids=ids), ids == 1)  # a part has no bays
+    ids[ids == 2] = 1
+    assert np.array_equal(said((7, 7, 1), ids=ids), letter | upper | lower)  # the only part
+    ids[5:13, 10:25] = ids[22:30, 10:25] = 1  # two bays of 30 pixels are left, too small
+    assert np.array_equal(said((7, 7, 1), ids=ids), ids == 1)
 
 
 def test_a_noun_holds_where_its_class_and_colour_meet_in_one_object():
