@@ -7,6 +7,7 @@ and Dt the widths of picture and text.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -34,24 +35,41 @@ class Attention(nn.Module):
 
         `mask` [B, S] is True where queries may look.
         """
-        q, k, v = (
-            self._split(self.q(query)),
-            self._split(self.k(memory)),
-            self._split(self.v(memory)),
-        )
-        weights = self._weights(q @ k.transpose(2, 3), mask)
-        return self.out((weights @ v).transpose(1, 2).flatten(2))
+        q, k, v = self._queries(query), self._split(self.k(memory)), self._split(self.v(memory))
+        if query.shape[1] < memory.shape[1]:
+            found = _weights(q @ k.transpose(2, 3), mask) @ v
+        else:  # the same with queries last: a CPU is quick along the last dimension if it is long
+            weights = _weights(k @ q.transpose(2, 3), mask, keys=2)
+            found = (v.transpose(2, 3) @ weights).transpose(2, 3)
+        return self.out(found.transpose(1, 2).flatten(2))
+
+    def _queries(self, query: Tensor) -> Tensor:
+        """Project queries, split them into heads, and scale them: [B, heads, Q, dim / heads]."""
+        q = self._split(self.q(query))
+        return q * q.shape[-1] ** -0.5
 
     def _split(self, x: Tensor) -> Tensor:
         """Split [B, S, dim] into heads: [B, heads, S, dim / heads]."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def _weights(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        """Turn dot products [B, heads, Q, S] into attention weights."""
-        scores = scores * (self.q.out_features // self.num_heads) ** -0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
-        return scores.softmax(-1)
+
+def dot_products(query: Tensor, memory: Tensor) -> Tensor:
+    """Multiply each query [B, Q, D] with each place of a memory [B, S, D]: [B, Q, S].
+
+    The memory is the first factor, so that its gradient comes in the order of its own elements.
+    """
+    return (memory @ query.transpose(1, 2)).transpose(1, 2)
+
+
+def _weights(scores: Tensor, mask: Tensor | None, keys: int = 3) -> Tensor:
+    """Turn scores [B, heads, Q, S], or [B, heads, S, Q] with `keys=2`, into attention weights.
+
+    `mask` is [B, S].
+    """
+    if mask is not None:
+        mask = mask[:, None, None] if keys == 3 else mask[:, None, :, None]
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(keys)
 
 
 class FewQueriesAttention(Attention):
@@ -66,11 +84,13 @@ class FewQueriesAttention(Attention):
     ) -> tuple[Tensor, Tensor]:
         """Return also where each query looked: the mean of the heads' weights, [B, Q, S]."""
         w_k, w_v = (p.weight.unflatten(0, (self.num_heads, -1)) for p in (self.k, self.v))
-        lifted = self._split(self.q(query)) @ w_k  # [B, heads, Q, kv_dim]
-        scores = lifted.flatten(1, 2) @ memory.transpose(1, 2)
-        weights = self._weights(scores.unflatten(1, lifted.shape[1:3]), mask)
-        mixed = (weights.flatten(1, 2) @ memory).view_as(lifted) @ w_v.transpose(1, 2)
-        return self.out(mixed.transpose(1, 2).flatten(2) + self.v.bias), weights.mean(1)
+        # c is a channel of a head, d one of the memory; einsum multiplies all pictures at once.
+        lifted = torch.einsum("bhqc,hcd->bhqd", self._queries(query), w_k)
+        scores = dot_products(lifted.flatten(1, 2), memory)
+        weights = _weights(scores.unflatten(1, lifted.shape[1:3]), mask)
+        mixed = (weights.flatten(1, 2) @ memory).view_as(lifted)
+        found = torch.einsum("bhqd,hcd->bqhc", mixed, w_v)
+        return self.out(found.flatten(2) + self.v.bias), weights.mean(1)
 
 
 class Fusion(nn.Module):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppt.models.fusion import FewQueriesAttention, Fusion
+from ppt.models.fusion import FewQueriesAttention, Fusion, dot_products
 from ppt.models.precision import full_precision
 
 
@@ -132,10 +132,10 @@ class _PointHead(nn.Module):
         label depends on the patches around the point, but does not move it.
         """
         # A patch's score is a dot product with a query plus a point; it is the sum of two products.
-        of_query, of_point = (
-            self.look_for(state) @ visual.transpose(1, 2) * visual.shape[2] ** -0.5
-            for state in (queries, self.points)
-        )
+        points = self.look_for(self.points).expand(len(queries), -1, -1)
+        wanted = torch.cat([self.look_for(queries), points], dim=1) * visual.shape[2] ** -0.5
+        by_query = (queries.shape[1], len(self.points))
+        of_query, of_point = dot_products(wanted, visual).split(by_query, dim=1)
         scores = (of_query + looked_at.clamp(min=1e-6).log())[:, :, None] + of_point[:, None]
         attended = scores.softmax(-1).flatten(1, 2)  # [B, K M, L]
         states = (queries[:, :, None] + self.points).flatten(1, 2)  # [B, K M, d]
@@ -144,7 +144,6 @@ class _PointHead(nn.Module):
         points = (place.logit() + self.offset_head(states)).sigmoid()
         around = _bilinear(visual, points.detach())
         logits = self.label_head(states + self.at_point(around)).squeeze(-1)
-        by_query = (queries.shape[1], len(self.points))
         return points.unflatten(1, by_query), logits.unflatten(1, by_query)
 
 
@@ -165,7 +164,9 @@ class _Layer(nn.Module):
         super().__init__()
         self.attention = FewQueriesAttention(dim, kv_dim, num_heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.ffn = nn.Sequential(nn.Linear(dim, ffn_size), nn.ReLU(), nn.Linear(ffn_size, dim))
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, ffn_size), nn.ReLU(inplace=True), nn.Linear(ffn_size, dim)
+        )
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(
@@ -180,9 +181,9 @@ class _Layer(nn.Module):
 def _mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(dim, hidden),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(hidden, hidden),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(hidden, out),
     )
 
@@ -193,13 +194,16 @@ def _normalise(tokens: Tensor) -> Tensor:
 
 
 def _bilinear(visual: Tensor, points: Tensor) -> Tensor:
-    """Interpolate patches [B, L, D] of a square grid at points [B, P, 2]: [B, P, D]."""
+    """Interpolate patches [B, L, D] of a square grid at points [B, P, 2]: [B, P, D].
+
+    A point takes from a patch, in x and in y, one minus its distance to it in patches. Beyond the
+    outermost centres nothing changes.
+    """
     grid = math.isqrt(visual.shape[1])
-    patches = visual.transpose(1, 2).unflatten(-1, (grid, grid))
-    sampled = F.grid_sample(
-        patches, 2 * points[:, None] - 1, padding_mode="border", align_corners=False
-    )
-    return sampled[:, :, 0].transpose(1, 2)
+    at = (points * grid - 0.5).clamp(0, grid - 1)
+    share = (1 - (at[..., None] - torch.arange(grid, device=at.device)).abs()).relu()
+    of_x, of_y = share.unbind(-2)  # [B, P, grid]
+    return (of_y[..., None] * of_x[..., None, :]).flatten(2) @ visual
 
 
 # The results are kept for training too, so they are made outside of inference mode.

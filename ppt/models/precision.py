@@ -1,6 +1,12 @@
-"""Mixed precision: bfloat16 on a GPU where it does no harm, float32 everywhere else."""
+"""Mixed precision: bfloat16 on a GPU where it does no harm, float32 everywhere else.
+
+`onednn` chooses the library that multiplies float32 matrices on a CPU.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -17,3 +23,22 @@ def autocast(device: torch.device) -> torch.autocast:
 def full_precision(device: torch.device) -> torch.autocast:
     """A context for coordinates inside `autocast`: bf16 has only 256 steps across a picture."""
     return torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def onednn() -> Iterator[None]:
+    """A context in which oneDNN multiplies float32 matrices on a CPU with AVX-512.
+
+    By default torch has MKL do it, which leaves AVX-512 unused on CPUs of other makers than Intel.
+    torch has a single way to ask for oneDNN: to permit it to round to bfloat16. It makes use of the
+    permission only on CPUs with AMX, and there MKL remains. It is for training: with oneDNN the
+    last bits of a row depend on its place in the batch, and those of a prediction should not.
+    """
+    cpu, matmul = torch.cpu.get_capabilities(), torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    if cpu.get("avx512_f") and not cpu.get("amx_bf16"):
+        matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before

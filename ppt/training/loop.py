@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ppt.batches.batch import Batch
 from ppt.models.loaded import build_point_prompting
 from ppt.models.point_prompting import PointPrompting
+from ppt.models.precision import onednn
 from ppt.training.checkpoint import load_checkpoint, save_checkpoint
 from ppt.training.criterion import SetCriterion, build_criterion
 from ppt.training.optim import build_optimizer, build_schedule
@@ -204,16 +205,17 @@ class StageWorker:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         started = time.monotonic()
-        means = train_one_epoch(
-            self.model,
-            self.criterion,
-            batches,
-            self.optimizer,
-            device=self.device,
-            max_norm=self.stage.training.max_norm,
-            scheduler=self.scheduler,
-            on_iteration=iterated,
-        )
+        with onednn():
+            means = train_one_epoch(
+                self.model,
+                self.criterion,
+                batches,
+                self.optimizer,
+                device=self.device,
+                max_norm=self.stage.training.max_norm,
+                scheduler=self.scheduler,
+                on_iteration=iterated,
+            )
         seconds = time.monotonic() - started
         rate = float(self.scheduler.get_last_lr()[0])
         self.history.append({"epoch": epoch, **means, "learning_rate": rate})

@@ -73,14 +73,12 @@ class HungarianMatcher:
         if self.cost_mask > 0:
             assert mask_logits is not None
             rest = rest + self.cost_mask * _mask_cost(mask_logits, targets)
-        # No order of the points costs less than each point with the best partner for itself.
-        bound = torch.maximum(pair.amin(-1).mean(-1), pair.amin(-2).mean(-1))
-        sizes = [pair.numel(), rest.numel(), bound.numel(), len(targets.expression)]
-        parts = (pair, rest, bound, targets.expression.float())
+        excess, bound = reduced(pair)
+        parts = (excess, rest + bound, targets.expression.float())
         fetched = torch.cat([part.flatten() for part in parts]).cpu().numpy()
         if not np.isfinite(fetched).all():
             raise FloatingPointError("the generator's outputs are not finite")
-        flat = np.split(fetched, np.cumsum(sizes)[:-1])
+        flat = np.split(fetched, np.cumsum([part.numel() for part in parts])[:-1])
         pairs = match_pairs(*(part.reshape(of.shape) for part, of in zip(flat, parts, strict=True)))
         found = torch.from_numpy(pairs)
         if device.type == "cuda":
@@ -96,35 +94,51 @@ class HungarianMatcher:
         points = outputs["pred_points"].float()[targets.expression]  # [G, K, M, 2]
         labels = outputs["pred_point_logits"].float().sigmoid()[targets.expression]  # [G, K, M]
         scores = outputs["pred_referent_logits"].float().sigmoid()[targets.expression]  # [G, K]
-        distance = (points[:, :, :, None] - targets.points[:, None, None]).abs().sum(-1)
-        mislabel = (labels[..., None] - targets.point_labels[:, None, None]).abs()
-        pair = self.cost_points * distance + self.cost_point_labels * mislabel
+        # The costs of a point and of its label together are an L1 distance, also with three axes.
+        ours, theirs = (
+            torch.cat([self.cost_points * place, self.cost_point_labels * label[..., None]], dim=-1)
+            for place, label in ((points, labels), (targets.points, targets.point_labels))
+        )
+        pair = torch.cdist(ours.flatten(1, 2), theirs, p=1).unflatten(1, labels.shape[1:])
         return pair, self.cost_referent * (scores - targets.is_referent[:, None]).abs()
 
 
-def match_pairs(
-    pair: np.ndarray, rest: np.ndarray, bound: np.ndarray, expression: np.ndarray
-) -> np.ndarray:
+def reduced(pair: Tensor) -> tuple[Tensor, Tensor]:
+    """Subtract from every column of matrices [..., M, M] its minimum, then the same from every row.
+
+    The best assignments remain the same and are found sooner, and what was subtracted is a bound.
+
+    Returns:
+        The matrices, not negative, and [...]: what is subtracted from the mean cost of every
+        assignment.
+    """
+    of_columns = pair.amin(-2, keepdim=True)
+    pair = pair - of_columns
+    of_rows = pair.amin(-1, keepdim=True)
+    return pair - of_rows, of_columns.mean((-2, -1)) + of_rows.mean((-2, -1))
+
+
+def match_pairs(excess: np.ndarray, least: np.ndarray, expression: np.ndarray) -> np.ndarray:
     """Find the matching of least total cost of each expression.
 
     The best order of the points is found for those pairs alone that come into question. The
-    matching is found with a bound for all others; where it chooses one of them, the bound is
-    replaced by the cost and the matching is found again. Once it chooses none, no other matching
-    can cost less.
+    matching is found with the least possible cost for all others; where it chooses one of them,
+    that is replaced by the cost and the matching is found again. Once it chooses none, no other
+    matching can cost less.
 
     Args:
-        pair: [G, K, M, M] the costs of each predicted point with each target point.
-        rest: [G, K] what does not depend on the order of the points.
-        bound: [G, K] what the points cost at least, in any order.
+        excess: [G, K, M, M] what each predicted point with each target point adds to `least`, on
+            average over the points; not negative.
+        least: [G, K] what a pair costs at least, in any order of its points.
         expression: [G] the expression of each target, ascending.
 
     Returns:
         int64 [P, 2 + M]: the query, the target and the order of the points of each pair, ordered by
         expression and query.
     """
-    num_points = pair.shape[-1]
+    num_points = excess.shape[-1]
     every = np.arange(num_points)
-    cost = rest + bound
+    cost = least.copy()
     orders = np.zeros((*cost.shape, num_points), np.int64)
     solved = np.zeros(cost.shape, bool)
     found = []
@@ -137,9 +151,9 @@ def match_pairs(
             if not len(unknown):
                 break
             for g, k in zip(targets[unknown], queries[unknown], strict=True):
-                order = linear_sum_assignment(pair[g, k])[1]
+                order = linear_sum_assignment(excess[g, k])[1]
                 orders[g, k], solved[g, k] = order, True
-                cost[g, k] = rest[g, k] + pair[g, k, every, order].mean()
+                cost[g, k] += excess[g, k, every, order].mean()
         by_query = queries.argsort()
         targets, queries = targets[by_query], queries[by_query]
         found.append(np.column_stack([queries, targets, orders[targets, queries]]))

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ppt.config import PointGeneratorConfig
 from ppt.models.build import build_point_generator
 from ppt.models.fusion import Attention, FewQueriesAttention
-from ppt.models.point_generator import PointGenerator
+from ppt.models.point_generator import PointGenerator, _bilinear
 
 SIZES = {
     "num_queries": 5,
@@ -130,8 +131,9 @@ def test_every_parameter_learns():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("num_queries", [3, 20])
 @pytest.mark.parametrize("kind", [Attention, FewQueriesAttention])
-def test_attention_equals_torchs(kind):
+def test_attention_equals_torchs(kind, num_queries):
     torch.manual_seed(0)
     ours = kind(16, 12, 4)
     for parameter in ours.parameters():
@@ -147,7 +149,7 @@ def test_attention_equals_torchs(kind):
             "out_proj.bias": ours.out.bias,
         }
     )
-    query, memory = torch.randn(2, 3, 16), torch.randn(2, 9, 12)
+    query, memory = torch.randn(2, num_queries, 16), torch.randn(2, 9, 12)
     mask = torch.arange(9) < torch.tensor([4, 9])[:, None]
     expected, theirs_looked_at = theirs(query, memory, memory, key_padding_mask=~mask)
     found = ours(query, memory, mask)
@@ -155,6 +157,21 @@ def test_attention_equals_torchs(kind):
         found, looked_at = found
         torch.testing.assert_close(looked_at, theirs_looked_at, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_patches_are_interpolated_as_torch_interpolates_pixels():
+    torch.manual_seed(0)
+    visual = torch.randn(2, 25, 6, requires_grad=True)
+    points = 1.4 * torch.rand(2, 40, 2) - 0.2  # some lie beyond the outermost centres
+    pixels = visual.transpose(1, 2).unflatten(-1, (5, 5))
+    expected = F.grid_sample(
+        pixels, 2 * points[:, None] - 1, padding_mode="border", align_corners=False
+    )[:, :, 0].transpose(1, 2)
+    found = _bilinear(visual, points)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    weight = torch.randn_like(found)
+    gradients = [torch.autograd.grad((x * weight).sum(), visual)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=0)
 
 
 def test_every_level_is_read():

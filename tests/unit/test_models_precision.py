@@ -30,6 +30,35 @@ def test_a_cpu_stays_in_float32():
         assert product().dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "onednn"),
+    [
+        ({"avx512_f": True, "amx_bf16": False}, True),
+        ({"avx512_f": True, "amx_bf16": True}, False),  # would round to bf16
+        ({"avx512_f": False, "amx_bf16": False}, False),
+        ({"neon": True}, False),  # ARM
+    ],
+)
+def test_onednn_where_it_is_quicker_and_exact(capabilities, onednn, monkeypatch):
+    matmul = torch.backends.mkldnn.matmul
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    before = matmul.fp32_precision
+    with precision.onednn():
+        assert matmul.fp32_precision == ("bf16" if onednn else before)
+    assert matmul.fp32_precision == before != "bf16"
+
+
+@pytest.mark.parametrize("rows", [4, 128, 3584])
+def test_products_of_float32_are_not_rounded_to_bf16_on_this_machine(rows):
+    a, b = torch.rand(rows, 128), torch.rand(128, 96)
+    with precision.onednn():
+        several = a[None] @ b[None].expand(3, -1, -1)
+        products = [a @ b, torch.addmm(torch.zeros(96), a, b), several[2]]
+    for product in products:
+        error = (product.double() - a.double() @ b.double()).abs().max()
+        assert error < 1e-4  # in bf16 it is near 0.1
+
+
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 def test_a_gpu_takes_bf16():
     assert precision.autocast(torch.device("cuda")).fast_dtype == torch.bfloat16

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from ppt.models.loaded import current_device
-from ppt.models.precision import AUTOCAST
+from ppt.models.precision import AUTOCAST, onednn
 from ppt.steps.local_runner import threads
 from ppt.store.nodes import Node
 
@@ -58,13 +58,13 @@ def epochs_finished(node: Node) -> list[float]:
 def measured_ceiling(cpus: float, repeats: int = 5) -> float:
     """Return the FLOP/s of a large matrix product on the device, in the type that nets use there.
 
-    On a CPU it is computed with the threads of a process with so many CPUs.
+    On a CPU it is computed as in a training, with the threads of a process with so many CPUs.
     """
     device = torch.device(current_device())
     side = 8_192 if device.type == "cuda" else 1_024
     dtype = AUTOCAST.get(device.type, torch.float32)
     left, right = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
-    with threads(cpus):
+    with threads(cpus), onednn():
         shortest(1, lambda: left @ right)
         (seconds,) = shortest(repeats, lambda: left @ right)
     return 2 * side**3 / seconds
