@@ -342,7 +342,7 @@ def test_pretraining_runs_and_repeats(name, tmp_path, monkeypatch):
     pretrain = getattr(module, f"pretrain_{name}")
     weights = []
     for run in ("a", "b"):
-        pretrain(0, 3, tmp_path / run, "command")  # three steps meet every part of the schedule
+        pretrain(0, 4, tmp_path / run, "command")  # four steps meet every part of the schedule
         weights.append(load_file(tmp_path / run))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
@@ -375,6 +375,6 @@ def test_sam_obeys_points(sam):
     assert quality["background"] > 0.9
     assert quality["part"] > 0.35
     assert quality["kept"] > 0.75 and quality["removed"] > 0.2
-    # More points ask for more of the object, and get it; true negative points ask for no less.
+    # More points ask for more of the object, and get it; without negative points, for its bays too.
     assert quality["negatives_28"] > quality["negatives_8"] > 0.6
-    assert quality["negatives_28_literal"] == quality["negatives_28_left_out_literal"] > 0.85
+    assert quality["negatives_28_literal"] > quality["negatives_28_left_out_literal"] + 0.01 > 0.85
