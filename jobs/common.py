@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -213,29 +213,40 @@ def _checked(curriculum: Curriculum) -> Curriculum:
 
 
 @contextmanager
-def open_runner(curriculum: Curriculum, *, local: bool = False) -> Iterator[Runner]:
-    """Open the runner of a curriculum: on Ray, or with `local` in this process."""
+def open_runner(
+    curriculum: Curriculum, *, local: bool = False, trains: bool = True
+) -> Iterator[Runner]:
+    """Open the runner of a curriculum: on Ray, or with `local` in this process.
+
+    Raises ConfigError, before hours are spent, if it `trains` and there is no room for a training.
+    """
     if local:
-        from ppt.steps.local_runner import LocalRunner
+        from ppt.steps.local_runner import LocalRunner, check_training
         from ppt.store.nodes import Store
 
+        if trains and curriculum.stages:
+            check_training(curriculum.resources)
         yield LocalRunner(Store(curriculum.store), curriculum.resources)
         return
     from ppt.distributed.ray_runner import ray_runner
 
-    with ray_runner(curriculum) as runner:
+    with ray_runner(curriculum, trains=trains) as runner:
         yield runner
 
 
-def run(
-    path: Path, overrides: list[str] | None, *, local: bool = False, **options: Any
+def run_until(
+    step: Literal["prepare", "encode", "label"],
+    path: Path,
+    overrides: list[str] | None,
+    *,
+    local: bool = False,
 ) -> RunRecord:
-    """Load a curriculum and run it. `options` are passed to `run_curriculum`."""
+    """Load a curriculum and run it up to a step, so that nothing is trained."""
     curriculum = load(path, overrides)
     from ppt.curriculum.run import run_curriculum
 
-    with open_runner(curriculum, local=local) as runner:
-        return run_curriculum(curriculum, runner, **options)
+    with open_runner(curriculum, local=local, trains=False) as runner:
+        return run_curriculum(curriculum, runner, until=step)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def main(
     from ppt.tracking.results import results_folder
     from ppt.tracking.summary import print_evaluation, summarise
 
-    with open_runner(loaded, local=local) as runner:
+    with open_runner(loaded, local=local, trains=False) as runner:
         record = evaluate_curriculum(
             loaded,
             runner,

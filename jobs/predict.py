@@ -108,11 +108,7 @@ def main(
     if pictures_and_texts:
         return _pictures(pictures_and_texts, model, out, force=force)
     assert table is not None
-    resources = Resources(
-        num_actors=num_actors,
-        gpus_per_actor=gpus_per_actor,
-        cpus_per_reader=0,  # nothing is trained
-    )
+    resources = Resources(num_actors=num_actors, gpus_per_actor=gpus_per_actor)
     _table(table, model, out, resources, force=force)
 
 
@@ -167,7 +163,11 @@ def _table(table: Path, model: AnyModel, out: Path, resources: Resources, *, for
     from ppt.serving.predict_table import predict_table
 
     result = predict_table(
-        table, model, out, lambda store: closing(RayRunner(store, resources)), force=force
+        table,
+        model,
+        out,
+        lambda store: closing(RayRunner(store, resources, trains=False)),
+        force=force,
     )
     count = result.count
     typer.echo(

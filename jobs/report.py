@@ -24,7 +24,7 @@ def main(run: RunPath, overrides: Overrides = None, local: Local = False) -> Non
     loaded, folder = load_trained(run, overrides)
     from ppt.curriculum.run import run_curriculum
 
-    with open_runner(loaded, local=local) as runner:
+    with open_runner(loaded, local=local, trains=False) as runner:
         say_places(run_curriculum(loaded, runner, train=False, folder=folder))
 
 

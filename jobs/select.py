@@ -25,7 +25,7 @@ def main(
     loaded, _ = load_trained(run, overrides)
     from ppt.curriculum.finished import select_after
 
-    with open_runner(loaded, local=local) as runner:
+    with open_runner(loaded, local=local, trains=False) as runner:
         labels = select_after(loaded, runner, after)
     info = labels.info()
     typer.echo(

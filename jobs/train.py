@@ -41,11 +41,8 @@ def main(
     """Run the whole curriculum: prepare, encode, label, train every stage, evaluate, report."""
     loaded = load(curriculum, overrides)
     from ppt.curriculum.run import run_curriculum, run_curriculum_again
-    from ppt.steps.local_runner import check_workers
     from ppt.tracking.summary import print_summary, summarise
 
-    if local and loaded.stages:  # before hours are spent on what comes before the training
-        check_workers(loaded.resources)
     with open_runner(loaded, local=local) as runner:
         if again:
             record = run_curriculum_again(loaded, runner, again)

@@ -32,12 +32,15 @@ ANSWER_WITHIN = 5.0
 
 
 @contextmanager
-def connected(resources: Resources | None = None, *, dashboard: bool = False) -> Iterator[None]:
+def connected(
+    resources: Resources | None = None, *, trains: bool = True, dashboard: bool = False
+) -> Iterator[None]:
     """Connect to the cluster, check that a run fits, and disconnect after the block.
 
-    Ray's own messages stay in its log files. Without `resources` nothing is checked. With
-    `dashboard`, a cluster that is started here gets a dashboard. Raises ConfigError if the run does
-    not fit, if Ray does not start, or if no cluster answers at the address that RAY_ADDRESS names.
+    Ray's own messages stay in its log files. Without `resources` nothing is checked, and with
+    `trains` as False no room for a training is. With `dashboard`, a cluster that is started here
+    gets a dashboard. Raises ConfigError if the run does not fit, if Ray does not start, or if no
+    cluster answers at the address that RAY_ADDRESS names.
     """
     # Ray Train asks its workers at this interval whether they are done: a training ends sooner.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -47,7 +50,7 @@ def connected(resources: Resources | None = None, *, dashboard: bool = False) ->
         _start(dashboard)
     try:
         if resources is not None:
-            check_fits(resources)
+            check_fits(resources, trains=trains)
         yield
     finally:
         if not already:
@@ -201,31 +204,32 @@ def _joined() -> Iterator[None]:
             ray.shutdown()
 
 
-def check_fits(resources: Resources) -> None:
-    """Raise ConfigError if steps or trainings need more than the nodes of the cluster have.
+def check_fits(resources: Resources, *, trains: bool = True) -> None:
+    """Raise ConfigError if steps, or with `trains` a training, need more than the cluster has.
 
     Without this check, a job that can never be placed would wait without a message.
     """
     there = ray.cluster_resources()
-    for asked in (
-        actors_request(resources, resources.fewest_actors),
-        training_request(resources, resources.fewest_workers),
-    ):
+    actors, workers = resources.fewest_actors, resources.fewest_workers
+    together = [actors_request(resources, actors)]
+    each = [("actor", actors, actor_request(resources))]
+    if trains:
+        together.append(training_request(resources, workers))
+        each.append(("worker", workers, worker_request(resources)))
+    for asked in together:
         for kind, amount in asked.items():
             if amount > there.get(kind, 0) + 1e-6:
                 raise ConfigError(
                     f"resources ask for {amount:g} {kind} at once, the cluster has "
                     f"{there.get(kind, 0):g}: lower resources.num_* or resources.*_per_*"
                 )
-    for what, number, asked in (
-        ("actor", resources.fewest_actors, actor_request(resources)),
-        ("worker", resources.fewest_workers, worker_request(resources)),
-    ):
+    for what, number, asked in each:
         if number > (places := _places(asked)):
-            each = " and ".join(f"{amount:g} {kind}" for kind, amount in asked.items() if amount)
+            amounts = " and ".join(f"{amount:g} {kind}" for kind, amount in asked.items() if amount)
             raise ConfigError(
-                f"resources.num_{what}s asks for {number} of {each} each, the cluster's nodes have "
-                f"room for {places} (each lies on one node): lower it or resources.*_per_{what}"
+                f"resources.num_{what}s asks for {number} of {amounts} each, the cluster's nodes "
+                f"have room for {places} (each lies on one node): lower it or "
+                f"resources.*_per_{what}"
             )
 
 

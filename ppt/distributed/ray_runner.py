@@ -48,11 +48,21 @@ class RayRunner:
     cluster is making a node, this runner waits and uses the result.
     """
 
-    def __init__(self, store: Store, resources: Resources, *, runs: int = 1) -> None:
-        """`runs` is the number of runs that share the cluster at the same time."""
+    def __init__(
+        self, store: Store, resources: Resources, *, runs: int = 1, trains: bool = True
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            store: the store of the run.
+            resources: what the run asks for.
+            runs: the number of runs that share the cluster at the same time.
+            trains: whether the runner will train; the cluster must have room for it from the start.
+        """
         self.store = store
         self.resources = resources
         self.runs = runs
+        self.trains = trains
         self.pool = ActorPool(resources)
         self._connection = ExitStack()
         self._is_connected = False
@@ -70,6 +80,7 @@ class RayRunner:
         node = stage.node(self.store)
         ours = False
         if not node.is_complete():
+            assert self.trains
             self._connect()
             if not fits_beside_training(self.resources, self.runs):
                 self.pool.close()
@@ -86,7 +97,7 @@ class RayRunner:
 
     def _connect(self) -> None:
         if not self._is_connected:
-            self._connection.enter_context(connected(self.resources))
+            self._connection.enter_context(connected(self.resources, trains=self.trains))
             self._is_connected = True
 
     def close(self) -> None:
@@ -97,9 +108,12 @@ class RayRunner:
 
 
 @contextmanager
-def ray_runner(curriculum: Curriculum, *, runs: int = 1) -> Iterator[RayRunner]:
+def ray_runner(
+    curriculum: Curriculum, *, runs: int = 1, trains: bool = True
+) -> Iterator[RayRunner]:
     """Open the runner of one curriculum; it is closed at the end of the block."""
-    runner = RayRunner(Store(curriculum.store), curriculum.resources, runs=runs)
+    store = Store(curriculum.store)
+    runner = RayRunner(store, curriculum.resources, runs=runs, trains=trains)
     try:
         yield runner
     finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import pickle
 import time
-import warnings
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, cast
@@ -26,9 +25,6 @@ from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader
 from ppt.config import Resources
 from ppt.distributed.ray_private import ExecutionCallback
-
-# The tensors of a batch are views of the object store, which is read-only; nobody writes to them.
-warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 
 TASKS_AN_EPOCH, ITERATIONS_A_TASK = 8, 32
 """The most tasks among which an epoch is divided, and the fewest iterations that one of them reads.
@@ -154,10 +150,13 @@ def to_row(place: tuple[int, int], batch: Batch) -> pa.Table:
 
 
 def from_row(row: pa.Table) -> tuple[tuple[int, int], Batch]:
-    """Return the place and the batch of a row. The tensors are views of the row's memory."""
+    """Return the place and the batch of a row.
+
+    The tensors are views of the row's memory, which is read-only in the object store.
+    """
     head, *pieces = (_memory(column.chunk(0)) for column in row.columns)
     place, arrays = pickle.loads(head, buffers=pieces)
-    return place, arrays.mapped(torch.from_numpy)
+    return place, arrays.mapped(torch.from_dlpack)
 
 
 def _memory(column: pa.LargeBinaryArray) -> pa.Buffer:

@@ -34,7 +34,8 @@ def onednn() -> Iterator[None]:
     permission only on CPUs with AMX, and there MKL remains. It is for training: with oneDNN the
     last bits of a row depend on its place in the batch, and those of a prediction should not.
     """
-    cpu, matmul = torch.cpu.get_capabilities(), torch.backends.mkldnn.matmul
+    cpu = torch.cpu.get_capabilities()
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     if cpu.get("avx512_f") and not cpu.get("amx_bf16"):
         matmul.fp32_precision = "bf16"

@@ -2,7 +2,8 @@
 
 The digests are those of a run on Ray and, with one worker, the stored numbers are equal bit by bit.
 For this, a step computes with `resources.cpus_per_actor` threads and a training with
-`resources.cpus_per_worker` threads, as on Ray.
+`resources.cpus_per_worker` threads, as on Ray; and each uses a GPU if `resources.gpus_per_actor` or
+`resources.gpus_per_worker` asks for one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 from ppt.config import ConfigError, Resources
-from ppt.models.loaded import default_device, use_device
+from ppt.models.loaded import use_device
 from ppt.steps.progress import prepare_folder, print_epoch, print_waiting, progress_bar
 from ppt.steps.step import Step
 from ppt.store.checksums import check_folder, seal_folder
@@ -33,11 +34,8 @@ class LocalRunner:
     """A runner that carries out steps and trainings one after another, in this process."""
 
     def __init__(self, store: Store, resources: Resources) -> None:
-        """Let the models of this process run on CUDA if there is a GPU, and else on the CPU."""
         self.store = store
         self.resources = resources
-        self.device = default_device()
-        use_device(self.device)
 
     def run(self, step: Step) -> Node:
         node = step.node(self.store)
@@ -48,6 +46,7 @@ class LocalRunner:
         return node
 
     def _make(self, step: Step, node: Node) -> None:
+        use_device(_device("gpus_per_actor", self.resources.gpus_per_actor))
         todo = prepare_folder(node)
         total = step.total() if len(todo) == node.num_buckets else None
         with progress_bar(step.title, total) as advance, threads(self.resources.cpus_per_actor):
@@ -61,7 +60,7 @@ class LocalRunner:
     def train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> Node:
         node = stage.node(self.store)
         if not node.is_complete():
-            check_workers(self.resources)
+            check_training(self.resources)
             with locked(self.store, node.digest, partial(print_waiting, stage.title)):
                 if not node.is_complete():
                     with threads(self.resources.cpus_per_worker):
@@ -78,7 +77,8 @@ class LocalRunner:
         saved = sorted(folder.glob("epoch-*"))
         if saved:
             check_folder(saved[-1])
-        worker = build_worker(stage, self.device, saved[-1] if saved else None)
+        device = _device("gpus_per_worker", self.resources.gpus_per_worker)
+        worker = build_worker(stage, device, saved[-1] if saved else None)
         for metrics in worker.history:
             on_epoch(metrics)
         reader = stage.reader(worker.plan)
@@ -107,13 +107,24 @@ class LocalRunner:
             shutil.rmtree(old)
 
 
-def check_workers(resources: Resources) -> None:
-    """Raise ConfigError if a training would have more than the one worker of a local run."""
+def check_training(resources: Resources) -> None:
+    """Raise ConfigError if a training asks for more than the one worker, or for a GPU too many."""
+    _device("gpus_per_worker", resources.gpus_per_worker)
     if resources.fewest_workers > 1:
         raise ConfigError(
             "resources.num_workers must be 1 to train in a local run, which has one worker, "
             f"got {resources.num_workers}: set resources.num_workers=1 or train on Ray"
         )
+
+
+def _device(key: str, gpus: float) -> str:
+    """Return "cuda" or "cpu", as a key of the resources asks. Raises ConfigError without a GPU."""
+    if gpus and not torch.cuda.is_available():
+        raise ConfigError(
+            f"resources.{key} asks for a GPU, got {gpus:g}, and torch finds none on this machine: "
+            f"set resources.{key}=0 to run on the CPU"
+        )
+    return "cuda" if gpus else "cpu"
 
 
 @contextmanager

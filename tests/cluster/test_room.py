@@ -43,6 +43,12 @@ def _actors_stay_beside_training_on_one_machine_only() -> None:
             with pytest.raises(ConfigError, match="num_actors asks for 4 of 1.25 CPU.* for 3 "):
                 check_fits(Resources(num_actors=4, cpus_per_actor=1.25))
             check_fits(Resources(num_actors=3, cpus_per_actor=1.25))
+            # A command that does not train needs no room for a worker.
+            check_fits(
+                Resources(num_actors=3, cpus_per_actor=1.25, cpus_per_worker=4), trains=False
+            )
+            with pytest.raises(ConfigError, match="ask for 1 GPU at once, the cluster has 0"):
+                check_fits(Resources(gpus_per_actor=1), trains=False)
     finally:
         cluster.shutdown()
 
@@ -59,7 +65,7 @@ def test_ray_that_does_not_start_in_time_is_tried_again(monkeypatch: pytest.Monk
     monkeypatch.setattr("ray.init", init)
     monkeypatch.setattr("ray.shutdown", lambda: None)  # other tests use the cluster of this process
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("ppt.distributed.cluster.check_fits", lambda resources: None)
+    monkeypatch.setattr("ppt.distributed.cluster.check_fits", lambda resources, trains: None)
     with connected(Resources()):
         assert len(answers) == 4
     with pytest.raises(ConfigError) as told, connected(Resources()):

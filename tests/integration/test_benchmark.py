@@ -18,7 +18,7 @@ from ppt.curriculum.run import first_training
 from ppt.distributed.ray_runner import ray_runner
 from ppt.distributed.stream import stream_epochs
 from ppt.experiments.benchmark import PARTS
-from ppt.experiments.benchmark.actor_scaling import measure_actor_scaling
+from ppt.experiments.benchmark.actor_scaling import ALONE, measure_actor_scaling
 from ppt.experiments.benchmark.input_path import measure_input_path
 from ppt.experiments.benchmark.rows import Setting, Workload
 from ppt.jobs.cli import app
@@ -40,7 +40,13 @@ READER = [
 ]
 NAMES = {  # of the rows without Ray, by part and size
     ("a", "toy"): ["on stored features", "encoding every iteration", "stored / encoding"],
-    ("b", "toy"): ["local runner", "plain loop", "local runner / plain loop"],
+    ("b", "toy"): [
+        "local runner",
+        "plain loop",
+        "local runner / plain loop",
+        "local runner, end of an epoch",
+        "plain loop, end of an epoch",
+    ],
     ("c", "toy"): READER,
     ("c", "full"): [*READER, "256 buckets / 16 buckets"],
     ("c", "full, 256 buckets"): READER,
@@ -141,7 +147,7 @@ def test_two_actors_and_the_stream_are_measured_on_ray(cluster: None, tmp_path: 
     found = measure_input_path(setting) + measure_actor_scaling(setting)
     assert all(row.value > 0 for row in found)
     rows = {(row.size, row.name): row.value for row in found if row.unit != "MB/s"}
-    for name in ("label", "select"):
+    for name in ("label", "select", ALONE):
         one, two = rows["toy", f"{name}, one actor"], rows["toy", f"{name}, two actors"]
         assert rows["toy", f"{name}, two actors / one"] == pytest.approx(two / one)
     assert rows["full", "through Ray Data / reader"] == pytest.approx(

@@ -30,6 +30,7 @@ from ppt.config import (
 from ppt.config.stage_kinds import STAGE_KINDS
 from ppt.data.toybox import ToyboxScenes
 from ppt.evaluation.protocols import Protocol
+from ppt.experiments.benchmark.actor_scaling import ModelOfSelect
 from ppt.models import loaded
 from ppt.models.confidence import Calibration
 from ppt.serving.predict_table import PredictRows, Row
@@ -83,6 +84,7 @@ EXAMPLES: list[Step] = [
     ReferByWholeExpression(LABELS, FEATURES, PHRASES, MODEL, NEAR),
     Synthesise(SAMPLES, LABELS, MODEL.sam, Synthesis(num_pictures=4)),
     SelectReferents(TABLE, CHECKPOINT, MODEL, Select(), 1),
+    ModelOfSelect(TABLE, CHECKPOINT, MODEL, Select(), 1),
     GatherEvidence(
         SAMPLES, FEATURES, WORDS, PHRASES, LABELS, CHECKPOINT, MODEL, "ris_joint on validation"
     ),
@@ -141,10 +143,13 @@ NOT_COVERED = {
     },
     EncodeSurgeryTokens: {"clip.templates": "are of texts"},
     EncodeWords: {"clip.templates": "phrases alone are put into them"},
-    SelectReferents: {
-        "before.table": "the labels of H are the only table of their node",
-        "model": OF_CHECKPOINT,
-    },
+    **dict.fromkeys(
+        (SelectReferents, ModelOfSelect),
+        {
+            "before.table": "the labels of H are the only table of their node",
+            "model": OF_CHECKPOINT,
+        },
+    ),
     GatherEvidence: {"model": OF_CHECKPOINT},
     EvaluateCheckpoint: {"model": OF_CHECKPOINT},
     EvaluateRecipe: {

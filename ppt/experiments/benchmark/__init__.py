@@ -25,7 +25,7 @@ from ppt.experiments.benchmark.iteration_parts import measure_iteration_parts
 from ppt.experiments.benchmark.memory_growth import measure_memory_growth
 from ppt.experiments.benchmark.rows import OpenRunner, Row, Setting, Stream, Workload
 from ppt.experiments.benchmark.streamed_epoch import measure_streamed_epoch
-from ppt.experiments.benchmark.synthetic_tables import SyntheticTables
+from ppt.experiments.benchmark.synthetic_tables import EXPRESSIONS, SyntheticTables
 from ppt.steps.local_runner import LocalRunner
 from ppt.steps.progress import console
 from ppt.store.nodes import Store
@@ -102,7 +102,7 @@ def make_setting(
     if on_gpu:
         steps = replace(full(64, 16, 64), repeats=3)
     else:  # a picture takes this machine half a minute
-        steps = replace(full(2, 1, 2), iterations=1, repeats=1).with_batches_of(7, 4)
+        steps = replace(full(1, 1, 1), repeats=1).with_batches_of(EXPRESSIONS, 4)
     return Setting(
         record=record,
         toy=toy,

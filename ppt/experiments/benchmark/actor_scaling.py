@@ -1,17 +1,63 @@
-"""(e) Select and label by one actor and by two, which needs Ray."""
+"""(e) Select and label by one actor and by two, which needs Ray.
+
+The model alone, without tables, shows what two processes can do at most on this machine.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
+import pyarrow as pa
+
+from ppt.batches.batch import Batch
+from ppt.batches.gather import PictureRow, gather_pictures
+from ppt.batches.sampler import LabelTable
 from ppt.curriculum.inputs import label_table
 from ppt.experiments.benchmark.measuring import shortest
 from ppt.experiments.benchmark.rows import RATIO, Row, Setting
+from ppt.models.loaded import current_device
+from ppt.steps.inference import PICTURES_AT_ONCE, query_masks, trained
 from ppt.steps.label import LabelReferring
 from ppt.steps.local_runner import LocalRunner
 from ppt.steps.select import SelectReferents
 from ppt.steps.step import Step
+from ppt.store.nodes import DATA, BucketOutput
+
+ALONE = "Select's model alone"
+"""The name of what Select's actors compute without reading, choosing and writing."""
+
+
+@dataclass(frozen=True)
+class ModelOfSelect(SelectReferents):
+    """What the model computes in Select, for the same pictures in each bucket; no labels."""
+
+    kind = "benchmark"
+
+    def total(self) -> int:
+        return self.buckets * len(_in_memory(self.before).texts)
+
+    def __call__(self, bucket: int) -> BucketOutput:
+        batch = _in_memory(self.before).to(current_device())
+        query_masks(trained(self.checkpoint, self.model), batch)
+        return BucketOutput({DATA: pa.table({"bucket": [bucket]})})
+
+
+@cache
+def _in_memory(of: LabelTable) -> Batch:
+    """Return a batch of the first pictures of a table, with all their expressions."""
+    rows: list[PictureRow] = []
+    for bucket in range(of.labels.num_buckets):
+        columns = of.labels.read(bucket, of.table, ["picture", "expression_id", "text"])
+        texts: dict[str, list[tuple[str, str]]] = {}
+        for row in columns.to_pylist():
+            texts.setdefault(row["picture"], []).append((row["expression_id"], row["text"]))
+        for picture, of_picture in texts.items():
+            ids, its_texts = zip(*of_picture, strict=True)
+            rows.append(PictureRow(of.features, of.words, bucket, picture, ids, its_texts))
+        if len(rows) >= PICTURES_AT_ONCE:
+            break
+    return gather_pictures(rows[:PICTURES_AT_ONCE])
 
 
 def measure_actor_scaling(setting: Setting) -> list[Row]:
@@ -37,6 +83,9 @@ def measure_actor_scaling(setting: Setting) -> list[Row]:
             label_table(record, "referring"), checkpoint, curriculum.model, curriculum.select, 1
         ),
     }
+    selecting = steps["select"]
+    assert isinstance(selecting, SelectReferents)
+    steps[ALONE] = ModelOfSelect(**vars(selecting))
     by_one, by_two = (_rates(setting, steps, number) for number in (1, 2))
     rows = []
     for name in steps:

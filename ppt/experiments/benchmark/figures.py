@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from ppt.experiments.benchmark.iteration_parts import WHOLE
 from ppt.experiments.benchmark.rows import RATIO, Row
-from ppt.models.loaded import current_device
 from ppt.tracking.summary import versions
 
 JSON, MARKDOWN, PLOT = "benchmark.json", "benchmark.md", "benchmark.svg"
@@ -24,7 +23,7 @@ JSON, MARKDOWN, PLOT = "benchmark.json", "benchmark.md", "benchmark.svg"
 
 def machine() -> dict[str, str]:
     """Return on what the benchmark runs: its processor, its device, its load and its versions."""
-    device = torch.cuda.get_device_name() if current_device() == "cuda" else "none"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "processor": f"{_processor()}, {os.cpu_count()} CPUs",

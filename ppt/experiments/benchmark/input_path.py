@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 
-from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader, features_of
 from ppt.experiments.benchmark.measuring import shortest
 from ppt.experiments.benchmark.rows import RATIO, Row, Setting, Stream, Workload
@@ -17,7 +16,7 @@ from ppt.store.lookup import mapped, row_of
 def measure_input_path(setting: Setting) -> list[Row]:
     """Measure one worker's reader at both sizes, with many buckets, and through Ray Data."""
     full, many = setting.full, setting.many_buckets
-    rows = [row for work in (setting.toy, full, many) for row in _measure(work)]
+    rows = _measure(setting.toy) + _measure(full, many)
     few_rate, many_rate = (_value(rows, work.size, "reader") for work in (full, many))
     rows.append(Row("c", "full", "256 buckets / 16 buckets", many_rate / few_rate, RATIO))
     if setting.stream:
@@ -31,14 +30,31 @@ def _value(rows: list[Row], size: str, name: str) -> float:
     return next(row.value for row in rows if (row.size, row.name) == (size, name))
 
 
-def _measure(work: Workload) -> list[Row]:
-    """Measure the reader in this process; a first pass brings the files into memory."""
-    reader = work.reader
-    expressions, reads, pictures = _count(reader.batches(1, 0, 1))
-    num_bytes = _copy_bare(reader)
-    read, bare = shortest(
-        work.repeats, lambda: _count(reader.batches(1, 0, 1)), lambda: _copy_bare(reader)
-    )
+def _measure(*works: Workload) -> list[Row]:
+    """Measure readers in this process in turns; a first pass brings the files into memory."""
+    readers = [work.reader for work in works]
+    reads = [partial(_count_epoch, reader) for reader in readers]
+    copies = [partial(_copy_bare, reader) for reader in readers]
+    counts, sizes = [read() for read in reads], [copy() for copy in copies]
+    seconds = shortest(works[0].repeats, *reads, *copies)
+    times = zip(seconds[: len(works)], seconds[len(works) :], strict=True)
+    of_works = zip(works, counts, sizes, times, strict=True)
+    return [row for of_work in of_works for row in _rows(*of_work)]
+
+
+def _rows(
+    work: Workload, counts: tuple[int, int, int], num_bytes: int, times: tuple[float, float]
+) -> list[Row]:
+    """Return the rows of a reader.
+
+    Args:
+        work: what was read.
+        counts: what `_count_epoch` returned.
+        num_bytes: the bytes of the features.
+        times: the seconds of the reader and of the bare copy.
+    """
+    expressions, reads, pictures = counts
+    read, bare = times
     return [
         Row("c", work.size, "reader", expressions / read, "expressions/s"),
         Row("c", work.size, "reader", num_bytes / read / 1e6, "MB/s"),
@@ -67,10 +83,10 @@ def _measure_stream(work: Workload, stream: Stream, epochs: int) -> list[Row]:
     ]
 
 
-def _count(batches: Iterable[Batch]) -> tuple[int, int, int]:
-    """Return the expressions of batches, their pictures, and their pictures each counted once."""
+def _count_epoch(reader: StageReader) -> tuple[int, int, int]:
+    """Read an epoch; return its expressions, its batches' pictures, and those counted once each."""
     expressions = reads = pictures = 0
-    for batch in batches:
+    for batch in reader.batches(1, 0, 1):
         expressions += len(batch.texts)
         reads += len(batch.pictures)
         pictures += len(set(batch.pictures))

@@ -1,49 +1,67 @@
 """(b) An epoch as a runner carries it out, against a plain loop over the same tensors in memory.
 
 On Ray the batches come through Ray Data and the loop runs in Ray Train. The first epoch, which
-begins with the start of the workers, does not count; what comes between two epochs, such as the
-checkpoint, does.
+begins with the start of the workers, does not count. Both loops write a checkpoint at the end of an
+epoch; the runner also computes its checksums, and Ray copies it to the store.
 """
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from statistics import mean
 
 from ppt.experiments.benchmark.measuring import epochs_finished, seconds_of
 from ppt.experiments.benchmark.rows import RATIO, Row, Setting, Workload
 from ppt.models.loaded import current_device
 from ppt.steps.local_runner import threads
-from ppt.training.loop import build_worker
+from ppt.training.loop import StageWorker, build_worker
+from ppt.training.stage import EpochMetrics
+
+FEWEST_ITERATIONS = 16
+"""The fewest iterations of an epoch; the epochs of real data sets have hundreds."""
 
 
 def measure_streamed_epoch(setting: Setting) -> list[Row]:
     """Measure both loops, at full size too unless the benchmark is short."""
     rows = _measure(setting, setting.toy, epochs=3 if setting.short else 9)
-    return rows if setting.short else rows + _measure(setting, setting.full_steps, epochs=3)
+    return rows if setting.short else rows + _measure(setting, setting.full_steps, epochs=2)
 
 
 def _measure(setting: Setting, work: Workload, epochs: int) -> list[Row]:
-    of_stage = work.stage.stage.model_copy(update={"num_epochs": epochs})
+    times = -(-FEWEST_ITERATIONS // work.reader.plan.num_iterations)
+    sources = {name: times * weight for name, weight in work.stage.stage.sources.items()}
+    changes = {"num_epochs": epochs, "sources": sources}
+    of_stage = work.stage.stage.model_copy(update=changes)
     stage = replace(work.stage, name="benchmark", stage=of_stage)
-    worker, reader = build_worker(stage, current_device()), work.reader
+    worker, reader = build_worker(stage, current_device()), stage.reader(stage.plan())
     in_memory = list(reader.batches(1, 0, 1))
-    expressions = sum(len(batch.texts) for batch in in_memory)
-
-    def plain() -> None:
-        worker.train_epoch(1, in_memory)
-
+    half, expressions = len(in_memory) // 2, sum(len(batch.texts) for batch in in_memory)
     with threads(stage.resources.cpus_per_worker):
-        plain()
-        before = [seconds_of(plain) for _ in range(epochs // 2)]
+        worker.train_epoch(1, in_memory[:2])
+        before = seconds_of(lambda: worker.train_epoch(1, in_memory[:half]))
+        end_before = seconds_of(lambda: _save(worker))
+    metrics: list[EpochMetrics] = []
     with setting.open_runner(setting.curriculum) as runner:
-        finished = epochs_finished(runner.train(stage, lambda losses: None))
+        finished = epochs_finished(runner.train(stage, metrics.append))
     with threads(stage.resources.cpus_per_worker):
-        after = [seconds_of(plain) for _ in range(epochs // 2)]
-    in_loop = sum(before + after) / len(before + after)
-    in_runner = (finished[-1] - finished[0]) / (len(finished) - 1)
+        after = seconds_of(lambda: worker.train_epoch(1, in_memory[half:]))
+        end_after = seconds_of(lambda: _save(worker))
+    end_of_loop = (end_before + end_after) / 2
+    in_loop = before + after + end_of_loop
+    in_runner = (finished[-1] - finished[0]) / (epochs - 1)
+    iterating = mean(expressions / of["expressions_per_second"] for of in metrics[1:])
     name = "Ray Data and Ray Train" if setting.on_ray else "local runner"
     return [
         Row("b", work.size, name, expressions / in_runner, "expressions/s"),
         Row("b", work.size, "plain loop", expressions / in_loop, "expressions/s"),
         Row("b", work.size, f"{name} / plain loop", in_loop / in_runner, RATIO),
+        Row("b", work.size, f"{name}, end of an epoch", in_runner - iterating, "s"),
+        Row("b", work.size, "plain loop, end of an epoch", end_of_loop, "s"),
     ]
+
+
+def _save(worker: StageWorker) -> None:
+    """Write a checkpoint as the training's loop does, into a folder that is removed."""
+    with tempfile.TemporaryDirectory() as folder:
+        worker.save(folder)
