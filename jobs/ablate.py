@@ -40,6 +40,7 @@ def main(
     from ppt.experiments.ablation import load_rows, run_ablation
     from ppt.experiments.ablation_mlflow import log_ablation
     from ppt.experiments.ablation_page import table_of, write_ablation
+    from ppt.store.disk import check_writable
     from ppt.store.nodes import Store
     from ppt.tracking.folder import RunFolder
     from ppt.tracking.mlflow_runs import tracked_at, tracking_uri
@@ -50,7 +51,7 @@ def main(
     folder = RunFolder(Store(first.store), rows.resolve().name)
     uri = tracking_uri(folder.path)
     with folder, _connected(first, local):
-        Path(folder.path).mkdir(parents=True, exist_ok=True)
+        check_writable(folder.path, "store")
         with tracked_at(uri):
             ablation = run_ablation(
                 folder.name, curricula, lambda curriculum: open_runner(curriculum, local=local)

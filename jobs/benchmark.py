@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ppt.config import ConfigError, Curriculum
+from ppt.store.disk import check_writable
 
 from .common import Local, command, load, open_runner, out, run_alone, say
 
@@ -65,7 +66,7 @@ def main(
     The figures are printed, and written as JSON, as tables in Markdown and as a plot.
     """
     started = time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder, "--out")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:
         fixed = ["name=benchmark", f"store={Path(scratch).absolute()}"]
         given = [*(SHORT if short else LONG), "synthesis.num_pictures=8", *(overrides or [])]

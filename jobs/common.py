@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ppt.config import ConfigError, Curriculum, find_curriculum, load_curriculum
-from ppt.config.load import RUN_CURRICULUM, load_run, place_of_run
+from ppt.config.load import RUN_CURRICULUM, load_run, place_of_run, run_around
 from ppt.config.messages import one_line
 from ppt.config.named import named_curriculum
 from ppt.steps.progress import console
@@ -57,7 +57,7 @@ Local = Annotated[
     bool, typer.Option("--local", help="Run in this process, without Ray; the digests are equal.")
 ]
 TrainedRun = Annotated[
-    Path,
+    Path | None,
     typer.Option("--checkpoint", help="The folder of a finished run (runs/NAME) or a checkpoint."),
 ]
 RunStage = Annotated[
@@ -143,6 +143,8 @@ def load_trained(path: Path, overrides: list[str] | None) -> tuple[Curriculum, R
     if os.path.isfile(path / RUN_CURRICULUM):
         curriculum = load_run(Path(os.path.abspath(path)), given)
         return _checked(curriculum), folder_at(curriculum, path)
+    if run := run_around(path):
+        raise ConfigError(f"{path} is a file of a run: give the run's folder, {run}")
     found = find(path)
     place = place_of_run(found, given)
     if place is None:  # a mistake in the overrides, which the next line tells
@@ -156,6 +158,18 @@ def load_trained(path: Path, overrides: list[str] | None) -> tuple[Curriculum, R
     curriculum = load_run(Path(folder.path), given, place[0])
     _say_differences(found, given, curriculum, folder)
     return _checked(curriculum), folder
+
+
+def required_run(checkpoint: Path | None) -> Path:
+    """Return what --checkpoint gave. Raises ConfigError, which lists the runs here, if it did not.
+
+    A command for which it is an ordinary option tells more than typer does.
+    """
+    if checkpoint is None:
+        from ppt.serving.stored_checkpoint import runs_in
+
+        raise ConfigError(f"give --checkpoint RUN, the folder of a run{runs_in(Path('runs'))}")
+    return checkpoint
 
 
 def folder_at(curriculum: Curriculum, path: Path) -> RunFolder:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typer
 
+from ppt.config import ConfigError
 from ppt.config.load import load_with_origins
 from ppt.config.reference import curriculum_text, keys_of
 
@@ -21,7 +22,15 @@ def main(curriculum: CurriculumPath, overrides: Overrides = None) -> None:
     Above each key stands what it means, behind it where it was set: by a file, by an override or by
     default.
     """
-    keys = keys_of(*load_with_origins(find(curriculum), overrides or []))
+    loaded, origins = load_with_origins(find(curriculum), overrides or [])
+    if loaded.model.clip.name != "toybox" or loaded.model.sam.name != "toybox":
+        from ppt.models.build import check_names  # it imports torch
+
+        try:
+            check_names(loaded.model)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    keys = keys_of(loaded, origins)
     typer.echo(curriculum_text(keys), nl=False)
 
 

@@ -24,6 +24,7 @@ from .common import (
     check_free,
     command,
     needs,
+    required_run,
     run_alone,
 )
 
@@ -36,7 +37,7 @@ MOST_PICTURES = 60
 
 @command
 def main(
-    checkpoint: TrainedRun,
+    checkpoint: TrainedRun = None,
     stage: RunStage = None,
     clip_weights: ClipWeights = None,
     sam_weights: SamWeights = None,
@@ -47,6 +48,7 @@ def main(
     port: Port = 7860,
 ) -> None:
     """Try a trained stage on a page in the browser. (`make demo` trains one.)"""
+    checkpoint = required_run(checkpoint)
     with needs("demo"):
         import uvicorn
 

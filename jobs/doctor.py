@@ -34,6 +34,9 @@ def main(
         ),
     ] = None,
     overrides: Overrides = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Check for `ppt train --local`, which needs no Ray.")
+    ] = False,
 ) -> None:
     """Say what is there and what is missing; exit code 1 means that the curriculum cannot run."""
     console = out()
@@ -41,10 +44,10 @@ def main(
     from ppt.doctor import examine, examine_machine
 
     if loaded is None:
-        _print_checks(examine_machine(), console)
+        _print_checks(examine_machine(local=local), console)
         _print_curricula(console)
         return
-    checks = examine(loaded)
+    checks = examine(loaded, local=local)
     _print_checks(checks, console)
     stopping = [check.name for check in checks if check.stops]
     if stopping:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ppt.config import ConfigError
 from ppt.downloads.published_files import FILES, PublishedFile, published_file
+from ppt.store.disk import check_writable
 
 from .common import command, out, run_alone, say
 
@@ -40,6 +41,7 @@ def main(
     wanted = [entry for entry in entries if not _is_there(entry, to)]
     if not wanted:
         return
+    check_writable(to, "--to")
     for entry in wanted:
         _tell(entry, to)
     if not yes:

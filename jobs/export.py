@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ppt.config import ConfigError
+from ppt.store.disk import check_writable
 
 from .common import RunStage, command, run_alone, say
 
@@ -37,6 +38,13 @@ def main(
     """Write a trained stage as a folder with its model card, or log it as a model in MLflow."""
     if out is None and not mlflow and register is None:
         raise ConfigError("give --out FOLDER, --mlflow or --register NAME")
+    if register is not None and (not register.strip(" .") or set(register) & set("/:")):
+        raise ConfigError(
+            f"--register: {register!r} is no name of a model in MLflow, which has no '/' and no ':'"
+            " and is not empty: give another name"
+        )
+    if out is not None:
+        check_writable(out, "--out")
     from ppt.serving.export import export_model
 
     with tempfile.TemporaryDirectory() as temporary:

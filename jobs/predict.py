@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from ppt.config import ConfigError, Resources
+from ppt.store.disk import check_writable
 
 from .common import ClipWeights, RunStage, SamWeights, command, run_alone, say
 
@@ -82,11 +83,12 @@ def main(
     Each picture and expression gives an overlay, a mask and a JSON file, and all together COCO's
     results. For a table, the results are a Parquet and a JSON Lines file, a mask for each row, and
     COCO's results.
+
+    What cannot be used is told and left out. The exit code is 1 if something was left out, and 2 if
+    nothing was predicted.
     """
     if (table is None) == (not pictures_and_texts):
         raise ConfigError('give pictures and a text (PICTURE... "TEXT"), or --table CSV')
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"out: {str(out)!r} is a file: give a folder")
     if checkpoint is None and (stage or clip_weights or sam_weights):
         raise ConfigError(
             "--stage, --clip-weights and --sam-weights are of a checkpoint: give --checkpoint, or "
@@ -106,21 +108,52 @@ def main(
     else:
         model = zero_shot(clip or CLIP, sam or SAM)
     if pictures_and_texts:
-        return _pictures(pictures_and_texts, model, out, force=force)
+        asked, faults = _pictures(pictures_and_texts, model, out, force=force)
+        return _end(asked, faults, "pictures", is_trained=checkpoint is not None)
     assert table is not None
     resources = Resources(num_actors=num_actors, gpus_per_actor=gpus_per_actor)
-    _table(table, model, out, resources, force=force)
+    asked, faults = _table(table, model, out, resources, force=force)
+    _end(asked, faults, "rows", is_trained=checkpoint is not None)
 
 
-def _pictures(arguments: list[str], model: AnyModel, out: Path, *, force: bool) -> None:
+def _end(asked: int, faults: list[str], what: str, *, is_trained: bool) -> None:
+    """End the command: with exit code 1 if a part was left out, and 2 if nothing was predicted.
+
+    Args:
+        asked: the number of pictures or rows.
+        faults: for each that was left out, the reason.
+        what: what they are.
+        is_trained: whether a checkpoint was given.
+    """
+    from ppt.serving.own_world import FOREIGN
+
+    if any(fault.endswith(FOREIGN) for fault in faults):
+        others = "leave out --checkpoint" if is_trained else "give others by --clip and --sam"
+        say(
+            "[yellow]note:[/] a model of the embedded world knows no photographs: for these "
+            f"{others}, or give --force, with which its masks mean nothing"
+        )
+    if asked == len(faults) == 1:
+        raise ConfigError(faults[0])
+    if asked == len(faults):
+        raise ConfigError(f"all {asked:,} {what} were left out")
+    if faults:
+        say(f"[yellow]{len(faults):,} of {asked:,} {what} were left out[/]")
+        raise typer.Exit(1)
+
+
+def _pictures(
+    arguments: list[str], model: AnyModel, out: Path, *, force: bool
+) -> tuple[int, list[str]]:
     """Predict the expressions of some pictures, and write the results.
 
-    A picture that cannot be used is told, and the others are predicted.
+    Returns:
+        The number of pictures, and why each was left out that could not be used.
     """
     from ppt.images.pictures import UnreadablePicture, printable
     from ppt.models.loaded import default_device
     from ppt.serving.asked import split_arguments
-    from ppt.serving.own_world import check_world
+    from ppt.serving.own_world import FOREIGN, check_world
     from ppt.serving.predictor import checked_texts
     from ppt.serving.result_files import write_coco, write_prediction
     from ppt.serving.zero_shot import open_predictor
@@ -130,20 +163,27 @@ def _pictures(arguments: list[str], model: AnyModel, out: Path, *, force: bool) 
         texts = checked_texts(texts)
     except ValueError as error:
         raise ConfigError(f"text: {error}") from None
+    if len(texts) > 1 and not any(" " in text for text in texts):
+        together = " ".join(texts)
+        text = f"{len(texts)} texts of one word each; a sentence is one text in quotes: "
+        say(f"[yellow]note:[/] {text}{escape(repr(together))}")
     predictor = open_predictor(model, default_device())
-    rows, faults = [], []
+    rows: list[dict[str, Any]] = []
+    faults: list[str] = []
     for picture in pictures:
         try:
             image = picture.read()
             if not force:
-                check_world(model, image, picture.name)
+                check_world(model, image)
             found = predictor.predict(image, texts)
         except UnreadablePicture as error:
-            faults.append(f"picture: {error}")
+            told = str(error)
+            faults.append(printable(f"{picture.name!r}: {told}" if told == FOREIGN else told))
             if len(pictures) > 1:
-                say(f"[yellow]left out:[/] {escape(printable(str(error)))}")
+                say(f"[yellow]left out:[/] {escape(faults[-1])}")
             continue
-        out.mkdir(parents=True, exist_ok=True)
+        if not rows:
+            check_writable(out, "--out")
         for prediction in found:
             prediction.picture = picture.name
             overlay = write_prediction(prediction, out, picture.file_name)
@@ -151,17 +191,21 @@ def _pictures(arguments: list[str], model: AnyModel, out: Path, *, force: bool) 
             typer.echo(f"{prediction.text!r}: {prediction.verdict}: {printable(overlay)}")
     if rows:
         typer.echo(f"COCO's results: {printable(write_coco(rows, out))}")
-    if len(pictures) == 1 and faults:
-        raise ConfigError(faults[0])
-    if faults:
-        raise ConfigError(f"{len(faults):,} of {len(pictures):,} pictures were left out")
+    return len(pictures), faults
 
 
-def _table(table: Path, model: AnyModel, out: Path, resources: Resources, *, force: bool) -> None:
-    """Predict the rows of a table on Ray, and print how many were predicted."""
+def _table(
+    table: Path, model: AnyModel, out: Path, resources: Resources, *, force: bool
+) -> tuple[int, list[str]]:
+    """Predict the rows of a table on Ray, and print how many were predicted.
+
+    Returns:
+        The number of rows, and why each was left out that could not be used.
+    """
     from ppt.distributed.ray_runner import RayRunner
     from ppt.serving.predict_table import predict_table
 
+    check_writable(out, "--out")
     result = predict_table(
         table,
         model,
@@ -179,6 +223,7 @@ def _table(table: Path, model: AnyModel, out: Path, resources: Resources, *, for
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
     if count.quarantined > 5:
         typer.echo(f"  ... and {count.quarantined - 5:,} more, in {result.quarantine}")
+    return count.into, [row["reason"] for row in result.reasons]
 
 
 if __name__ == "__main__":

@@ -24,13 +24,14 @@ from .common import (
     check_free,
     command,
     needs,
+    required_run,
     run_alone,
 )
 
 
 @command
 def main(
-    checkpoint: TrainedRun,
+    checkpoint: TrainedRun = None,
     stage: RunStage = None,
     clip_weights: ClipWeights = None,
     sam_weights: SamWeights = None,
@@ -55,6 +56,7 @@ def main(
     max_texts: Annotated[int, typer.Option(min=1, help="The most texts of a request.")] = 16,
 ) -> None:
     """Serve masks over HTTP with Ray Serve: a JSON interface, for programs."""
+    checkpoint = required_run(checkpoint)
     with needs("serve"):
         from ppt.distributed.serve import Service, serving
         from ppt.serving.interface import Limits

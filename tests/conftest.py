@@ -28,13 +28,20 @@ def cluster() -> Iterator[None]:
 
     import ray
 
-    ray.init(
-        address="local",  # not whatever cluster runs here
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    for attempt in range(3):
+        try:
+            ray.init(
+                address="local",  # not whatever cluster runs here
+                num_cpus=2,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            break
+        except Exception as error:  # on a busy machine Ray gives up after 30 seconds
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt == 2:
+                raise
     yield
     ray.shutdown()
 

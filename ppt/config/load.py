@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -193,8 +194,21 @@ def _read_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     absent = f"no curriculum at {str(path)!r}{hint}"
     if below:
         absent = f"{below[-1]}: base {str(path)!r} is no file"
+    if run := run_around(path):
+        raise ConfigError(f"{path} is of a run: give its curriculum, {run / RUN_CURRICULUM}")
+    tree = read_mapping(path, absent)
+    if "curriculum" in tree and "space" in tree:
+        raise ConfigError(f"{path} is a sweep, not a curriculum: run it by `ppt sweep`")
     known = path.is_relative_to(CURRICULA)
-    return _marked(read_mapping(path, absent), str(path.relative_to(CURRICULA) if known else path))
+    return _marked(tree, str(path.relative_to(CURRICULA) if known else path))
+
+
+def run_around(path: Path) -> Path | None:
+    """Return the run's folder if a path is this folder, or a file in it but no YAML; else None."""
+    if os.path.isfile(path / RUN_CURRICULUM):
+        return path
+    is_other = os.path.isfile(path) and path.suffix not in (".yaml", ".yml")
+    return path.parent if is_other and (path.parent / RUN_CURRICULUM).is_file() else None
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -52,8 +52,16 @@ def near(word: str, known: Collection[str], group: Iterable[Any] = ()) -> str:
 
     With `group`, the name is written as that of a key in this group.
     """
-    found = get_close_matches(word[:100], known, n=1)
+    word = word[:100]
+    found = get_close_matches(word, known, n=1) or [k for k in known if _stands_for(word, k)][:1]
     return f": did you mean {place_of([*group, *found])}?" if found else ""
+
+
+def _stands_for(word: str, name: str) -> bool:
+    """Return whether a word is a part of a name, or its initials, as `lr` of `learning_rate`."""
+    parts = [part for part in re.split(r"[\W_]+", name) if part]
+    initials = "".join(part[0] for part in parts)
+    return word in parts or (len(word) > 1 and word == initials) or (len(word) > 3 and word in name)
 
 
 def one_line(text: str) -> str:

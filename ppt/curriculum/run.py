@@ -13,6 +13,7 @@ In a notebook a curriculum runs without Ray::
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ from ppt.tracking.folder import RunFolder, unwritable
 from ppt.tracking.mlflow_runs import Tracker, check_tracking
 from ppt.tracking.record import RunRecord
 from ppt.tracking.results import write_results
-from ppt.tracking.summary import summarise, write_curriculum, write_summary
+from ppt.tracking.summary import summarise, warnings_of, write_curriculum, write_summary
 from ppt.training.stage import EpochMetrics, StageTraining
 
 LastStep = Literal["prepare", "encode", "label", "train"]
@@ -81,10 +82,13 @@ def run_curriculum(
     Raises:
         ConfigError: if the curriculum cannot be run as it is.
     """
-    if until == "train" and train:
-        check_outputs(runner.store, (folder or RunFolder(runner.store, curriculum.name)).path)
-    check_inputs(curriculum)
     folder = folder or RunFolder(runner.store, curriculum.name)
+    if train:
+        check_outputs(runner.store, folder.path if until == "train" else None)
+    check_inputs(curriculum)
+    if train:
+        for warning in warnings_of(curriculum):
+            print_warning(warning)
     record = RunRecord(curriculum, folder.path)
     anew = isinstance(runner, Again)
     with Noting(Repairing(runner), curriculum.name, alone=anew) as noting:
@@ -132,14 +136,21 @@ def _run(
         _finish(record, tracker)
 
 
-def check_outputs(store: Store, folder: str) -> None:
-    """Check that the store can be written to, and that MLflow can be, before hours of work.
+def check_outputs(store: Store, folder: str | None) -> None:
+    """Check that the store can be written to, before hours of work.
 
-    Raises ConfigError, which says what to do.
+    With the run's `folder`, this and MLflow are checked too. Raises ConfigError, which says what to
+    do.
     """
     if fault := unwritable(store):
         raise ConfigError(f"store: {store.root!r} cannot be written to ({fault}): set another one")
-    check_tracking(folder)
+    if folder is not None:
+        if os.path.lexists(folder) and not os.path.isdir(folder):
+            raise ConfigError(
+                f"name: the run's folder cannot be made, a file or a broken link is at {folder!r}: "
+                "remove it, or set another name"
+            )
+        check_tracking(folder)
 
 
 def run_curriculum_again(curriculum: Curriculum, runner: Runner, name: str) -> RunRecord:

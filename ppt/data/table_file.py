@@ -43,6 +43,10 @@ def read_csv(path: Path, columns: Collection[str]) -> Lines:
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
+        if sign := _other_separator(text.partition("\n")[0], columns):
+            raise ValueError(
+                f"table {str(path)!r} has {sign} between its columns: save it with commas"
+            )
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         header = [name.strip() for name in next(rows, [])]
         if twice := _repeated(header, columns):
@@ -64,7 +68,11 @@ def read_csv(path: Path, columns: Collection[str]) -> Lines:
                     'needs "quotes"',
                 )
     except UnicodeDecodeError as error:
-        raise ValueError(f"table {str(path)!r} is not UTF-8: {error}") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"table {str(path)!r} is not UTF-8 (line {line}, byte {error.object[error.start]:#x}), "
+            "but Latin-1 or another encoding: save it as UTF-8"
+        ) from None
     except csv.Error as error:
         raise ValueError(
             f"table {str(path)!r} line {rows.line_num} is no CSV: {error} (does each quote that "
@@ -90,6 +98,15 @@ def _read_json_lines(path: Path, columns: Collection[str]) -> Lines:
             yield number, f"is no JSON: {error}"
         else:
             yield number, row if isinstance(row, dict) else "is no JSON object"
+
+
+def _other_separator(header: str, columns: Collection[str]) -> str | None:
+    """Return what stands in place of commas in a header, if something does."""
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        cells = {cell.strip(' "\r') for cell in header.split(sign)}
+        if sign in header and "," not in header and cells & {*columns}:
+            return name
+    return None
 
 
 def _repeated(names: list[str], columns: Collection[str]) -> str | None:

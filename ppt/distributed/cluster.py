@@ -73,7 +73,7 @@ def _start(dashboard: bool) -> None:
             reason = " ".join(str(error).split())
     raise ConfigError(
         f"Ray did not start in {STARTS} attempts ({reason}): run the command again when this "
-        "machine is less busy, or add --local to run without Ray"
+        "machine is less busy; a command that has the option --local can run without Ray"
     )
 
 

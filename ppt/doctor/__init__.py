@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from ppt.config import Curriculum
@@ -14,8 +15,11 @@ from ppt.doctor.published import Content
 __all__ = ["Check", "examine", "examine_machine"]
 
 
-def examine(curriculum: Curriculum) -> list[Check]:
-    """Make every check of a curriculum, which can run if none of them `stops`."""
+def examine(curriculum: Curriculum, *, local: bool = False) -> list[Check]:
+    """Make every check of a curriculum, which can run if none of them `stops`.
+
+    With `local` it is to run in one process, without Ray.
+    """
     contents: dict[str, Content] = {}
 
     def check_role(role: str) -> Check:
@@ -32,15 +36,18 @@ def examine(curriculum: Curriculum) -> list[Check]:
         guarded("model.clip", lambda: encoders.check_clip(model.clip, wanted), otherwise="wrong"),
         guarded("model.sam", lambda: encoders.check_sam(model.sam, wanted), otherwise="wrong"),
     ]
-    return checks + examine_machine(curriculum, contents)
+    return checks + examine_machine(curriculum, contents, local=local)
 
 
 def examine_machine(
-    curriculum: Curriculum | None = None, contents: dict[str, Content] | None = None
+    curriculum: Curriculum | None = None,
+    contents: dict[str, Content] | None = None,
+    *,
+    local: bool = False,
 ) -> list[Check]:
     """Check the machine and its services, against the needs of a curriculum if one is given.
 
-    `contents` is how much the data sets hold, by role.
+    `contents` is how much the data sets hold, by role. With `local` Ray is not asked.
     """
     cost: Cost | None = None
     memory: int | None = None
@@ -53,11 +60,17 @@ def examine_machine(
     root = curriculum.store if curriculum else "runs"
     resources = curriculum.resources if curriculum else None
     folder = machine.folder_of(curriculum) if curriculum else None
-    return [
-        guarded("disk (store)", lambda: machine.check_disk(root, cost), otherwise="warning"),
-        guarded("memory", lambda: machine.check_memory(memory), otherwise="warning"),
-        guarded("CPUs and GPUs", lambda: machine.check_processors(resources), otherwise="warning"),
-        guarded("Ray", machine.check_ray, otherwise="warning"),
-        guarded("MLflow", lambda: machine.check_mlflow(folder), otherwise="warning"),
-        guarded("libraries", machine.check_libraries, otherwise="warning"),
+    processes: list[tuple[str, Callable[[], Check]]] = [
+        ("CPUs and GPUs", lambda: machine.check_processors(resources)),
+        ("Ray", machine.check_ray),
     ]
+    if local:
+        processes = [("CPUs and GPUs", lambda: machine.check_one_process(resources))]
+    checks: list[tuple[str, Callable[[], Check]]] = [
+        ("disk (store)", lambda: machine.check_disk(root, cost, local=local)),
+        ("memory", lambda: machine.check_memory(memory)),
+        *processes,
+        ("MLflow", lambda: machine.check_mlflow(folder)),
+        ("libraries", machine.check_libraries),
+    ]
+    return [guarded(name, check, otherwise="warning") for name, check in checks]

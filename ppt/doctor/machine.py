@@ -26,6 +26,7 @@ from ppt.distributed.cluster import (
 )
 from ppt.doctor.check import Check, State
 from ppt.doctor.cost import Cost
+from ppt.steps.local_runner import check_training
 from ppt.store.nodes import Store
 from ppt.tracking.folder import unwritable
 from ppt.tracking.mlflow_runs import check_tracking
@@ -49,8 +50,11 @@ _LIBRARIES = (
 # ---------------------------------------------------------------- disk and memory
 
 
-def check_disk(root: str, cost: Cost | None) -> Check:
-    """Check the free disk of the store against what the run writes there."""
+def check_disk(root: str, cost: Cost | None, *, local: bool = False) -> Check:
+    """Check the free disk of the store against what the run writes there.
+
+    Unless the run is `local`, all nodes of a cluster must see the store.
+    """
     name, store = "disk (store)", Store(root)
     needs = f"needs about {_gb(cost.total)}: {_parts(cost)}" if cost else ""
     if not store.is_local:
@@ -64,7 +68,7 @@ def check_disk(root: str, cost: Cost | None) -> Check:
         place = place.parent
     if not os.access(place, os.W_OK):
         return Check(name, "missing", f"{place} cannot be written to", _OTHER)
-    if names_cluster() and (without := nodes_without(str(place))):
+    if not local and names_cluster() and (without := nodes_without(str(place))):
         found = f"{place} is not shared: {', '.join(without)} of the cluster see none of it"
         return Check(name, "missing", found, "set store to a folder that all see, or to a URL")
     free = shutil.disk_usage(place).free
@@ -141,6 +145,17 @@ def check_processors(resources: Resources | None) -> Check:
     if gpus and most["GPU"] == 0:
         todo = "set resources.gpus_per_worker and resources.gpus_per_actor to use the GPU"
         return Check(name, "warning", found, todo)
+    return Check(name, "ok", found)
+
+
+def check_one_process(resources: Resources | None) -> Check:
+    """Check that a run can train in one process."""
+    name, found = "CPUs and GPUs", f"{cpus_here()} CPUs for one process, without Ray"
+    try:
+        if resources is not None:
+            check_training(resources)
+    except ConfigError as error:
+        return Check(name, "wrong", found, str(error))
     return Check(name, "ok", found)
 
 

@@ -105,6 +105,11 @@ def load_sweep(path: str | Path) -> Sweep:
     hint = near_curricula(path) or ": give the path of a YAML file"
     absent = f"no sweep at {str(path)!r}{hint}"
     tree = read_mapping(path, absent, typed=True)
+    if "space" not in tree and not {"base", "data", "stages"}.isdisjoint(tree):
+        raise ConfigError(
+            f"{path} is a curriculum, not a sweep, which has the keys `curriculum` and `space`: "
+            "run a curriculum by `ppt train`, or name it in a sweep's `curriculum`"
+        )
     try:
         sweep = Sweep.model_validate(tree)
     except ValidationError as error:

@@ -16,7 +16,7 @@ from ppt.config import ConfigError
 from ppt.experiments.sweep import Sweep
 from ppt.experiments.sweep_results import SUMMARY, SweepRecord, Trial, write_sweep
 from ppt.experiments.trials import METRIC, TIME, Planned, curriculum_here, num_epochs_of
-from ppt.store.disk import replacing
+from ppt.store.disk import check_writable, replacing
 from ppt.store.nodes import Node, Store, digest_of
 from ppt.tracking.folder import RunFolder
 from ppt.tracking.mlflow_runs import (
@@ -49,7 +49,7 @@ def tracked(
     other overrides.
     """
     path = Path(folder.path).resolve()
-    path.mkdir(parents=True, exist_ok=True)
+    check_writable(path, "store")
     uri = tracking_uri(path)
     config = digest_of([sweep.model_dump(mode="json", exclude={"max_concurrent"}), list(overrides)])
     if resume:

@@ -211,7 +211,10 @@ def read_picture(picture: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UnreadablePicture(f"cannot read {str(picture)!r}: {why.lower()}") from None
-    return check_picture(data)
+    try:
+        return check_picture(data)
+    except UnreadablePicture as error:
+        raise UnreadablePicture(f"{str(picture)!r}: {error}") from None
 
 
 def _check(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> UprightPicture:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from ppt.config import ClipConfig, PointGeneratorConfig, SamConfig
-from ppt.models.clip_builder import build_clip, build_toybox_clip
+from ppt.config import ClipConfig, Model, PointGeneratorConfig, SamConfig
+from ppt.config.messages import near
+from ppt.models.clip_builder import build_clip, build_toybox_clip, plain_clip
 from ppt.models.image_text_encoder import ImageTextEncoder
 from ppt.models.mobile_sam import build_mobile_sam
 from ppt.models.point_generator import PointGenerator
@@ -35,11 +36,35 @@ Every other name is that of a CLIP of open_clip.
 
 def build_segmenter(config: SamConfig) -> Segmenter:
     """Build the frozen segmenter. Raises ValueError for an unknown name or wrong weights."""
-    if config.name not in SEGMENTERS:
-        raise ValueError(
-            f"model.sam.name must be one of {', '.join(SEGMENTERS)}, got {config.name!r}"
-        )
+    _check_sam_name(config.name)
     return SEGMENTERS[config.name](config)
+
+
+def check_names(model: Model) -> None:
+    """Check the names of CLIP and SAM; nothing is built.
+
+    Raises ValueError, which has a line for each name that is unknown.
+    """
+    faults = []
+    for name, known, check in (
+        (model.clip.name, IMAGE_TEXT_ENCODERS, plain_clip),
+        (model.sam.name, SEGMENTERS, _check_sam_name),
+    ):
+        try:
+            if name not in known:
+                check(name)
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _check_sam_name(name: str) -> None:
+    if name not in SEGMENTERS:
+        hint = near(name, SEGMENTERS)
+        raise ValueError(
+            f"model.sam.name must be one of {', '.join(SEGMENTERS)}, got {name!r}{hint}"
+        )
 
 
 def outline_segmenter(config: SamConfig) -> Segmenter:

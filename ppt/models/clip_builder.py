@@ -10,6 +10,7 @@ from typing import Any
 import open_clip
 
 from ppt.config import ClipConfig
+from ppt.config.messages import near
 from ppt.models.clip_encoder import ClipEncoder
 from ppt.models.weights import RANDOM, is_torchscript, load_net, random_net, refuse_weights
 from ppt.toybox import backbones as toybox
@@ -97,7 +98,8 @@ def plain_clip(name: str) -> dict[str, Any]:
     """
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
-        raise ValueError(f"model.clip.name: open_clip knows no {name!r}, try ViT-B-16-quickgelu")
+        hint = near(name, open_clip.list_models()) or ", try ViT-B-16-quickgelu"
+        raise ValueError(f"model.clip.name: open_clip knows no {name!r}{hint}")
     vision, text = config["vision_cfg"], config["text_cfg"]
     tokenizer = text.get("hf_model_name") or text.get("hf_tokenizer_name")
     if "timm_model_name" in vision:

@@ -35,8 +35,8 @@ from ppt.images.panels import (
 )
 from ppt.images.pictures import UnreadablePicture, check_picture, read_picture
 from ppt.serving.explanation import Explanation, explain
-from ppt.serving.interface import FOREIGN, Limits, limit_body
-from ppt.serving.own_world import ForeignPicture, check_world
+from ppt.serving.interface import Limits, limit_body
+from ppt.serving.own_world import check_world
 from ppt.serving.predictor import Predictor
 from ppt.toybox import world
 
@@ -154,11 +154,9 @@ def demo_app(
             image = image_of(picture)
             if not text:
                 return shown(picture, image=data_uri(picture_panel(image, SIDE)))
-            check_world(predictor.checkpoint, image, picture)
+            check_world(predictor.checkpoint, image)
             with one_at_a_time:
                 found = explain(predictor, image, text, labels)
-        except ForeignPicture:
-            raise HTTPException(422, FOREIGN) from None
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
         cards = [_card(image, explanation) for explanation in found]

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 import ppt
 from ppt.config.messages import one_line, place_of
 from ppt.images.pictures import UnreadablePicture, check_picture
-from ppt.serving.own_world import ForeignPicture, check_world
+from ppt.serving.own_world import check_world
 from ppt.serving.predictor import PicturePrediction, Question, checked_texts
 from ppt.serving.stored_checkpoint import StoredCheckpoint
 
@@ -82,9 +82,6 @@ class Health(BaseModel):
     status: str = "ok"
     checkpoint: str = Field(description="The digest of the checkpoint.")
 
-
-FOREIGN = "the picture is none of the embedded world, and this model knows nothing else"
-"""What is told of a picture that `check_world` refuses."""
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "The body is no JSON."},
@@ -200,10 +197,8 @@ def _decoded(picture: str, checkpoint: StoredCheckpoint, limits: Limits) -> np.n
     """Decode a picture file in base64. Raises HTTPException if it cannot be used."""
     try:
         image = check_picture(base64.b64decode(picture, validate=True), limits.max_pixels)
-        check_world(checkpoint, image, "picture")
+        check_world(checkpoint, image)
         return image
-    except ForeignPicture:
-        told = FOREIGN
     except UnreadablePicture as error:
         told = str(error)
     except ValueError as error:

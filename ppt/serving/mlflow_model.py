@@ -113,7 +113,7 @@ class PyfuncPredictor:
             try:
                 image = check_picture(group["picture"].iloc[0])
                 if not (params or {}).get("force"):
-                    check_world(self.predictor.checkpoint, image, "it")
+                    check_world(self.predictor.checkpoint, image)
                 predictions = self.predictor.predict(image, group["expression"].tolist())
             except ValueError as error:  # UnreadablePicture is one
                 row = len(found) + 1

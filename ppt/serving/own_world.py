@@ -9,25 +9,21 @@ from ppt.serving.stored_checkpoint import StoredCheckpoint
 from ppt.serving.zero_shot import TOYBOX, AnyModel
 from ppt.toybox.recognise import is_of_the_world
 
+FOREIGN = "the picture is none of the embedded world, and this model knows nothing else"
+"""What is told of a picture that `check_world` refuses."""
 
-class ForeignPicture(UnreadablePicture):
-    """The error of a picture about which a model knows nothing."""
 
-
-def check_world(model: AnyModel, image: np.ndarray, name: str) -> None:
+def check_world(model: AnyModel, image: np.ndarray) -> None:
     """Check that a model knows pictures such as this one.
 
     Args:
         model: a trained checkpoint, or CLIP and SAM without training.
         image: uint8 [H, W, 3].
-        name: the name of the picture, for the message.
 
     Raises:
-        ForeignPicture: if CLIP or SAM are those of the embedded world, and the picture is not.
+        UnreadablePicture: with the message `FOREIGN`, if CLIP or SAM are those of the embedded
+            world, and the picture is not.
     """
     encoders = model.model if isinstance(model, StoredCheckpoint) else model
     if TOYBOX in (encoders.clip.name, encoders.sam.name) and not is_of_the_world(image):
-        raise ForeignPicture(
-            f"{name!r} is no picture of the embedded world, and this model knows nothing else: its "
-            "masks would mean nothing (leave out --checkpoint to use CLIP and SAM, or give --force)"
-        )
+        raise UnreadablePicture(FOREIGN)

@@ -168,7 +168,7 @@ class PredictRows(Step):
 
     kind = "predictions"
     command = "predict"
-    version = 3
+    version = 4
 
     model: AnyModel
     rows: tuple[tuple[Row, ...], ...]  # by bucket
@@ -220,7 +220,7 @@ class PredictRows(Step):
             try:
                 image = read_picture(group[0].path)
                 if not self.force:
-                    check_world(self.model, image, group[0].picture)
+                    check_world(self.model, image)
                 predictions = _predictor(self.model, current_device()).predict(
                     image, [row.expression for row in group]
                 )

@@ -26,7 +26,12 @@ from ppt.models.loaded import default_device
 from ppt.models.point_prompting import PointPrompting
 from ppt.models.prediction import Prediction, predict_batches
 from ppt.serving.export import fetch_model
-from ppt.serving.stored_checkpoint import StoredCheckpoint, open_checkpoint, with_weights
+from ppt.serving.stored_checkpoint import (
+    OTHER_VERSION,
+    StoredCheckpoint,
+    open_checkpoint,
+    with_weights,
+)
 from ppt.training.checkpoint import load_checkpoint
 
 AnyPicture = str | Path | Image.Image | np.ndarray
@@ -111,6 +116,8 @@ class Predictor:
         )
         try:
             load_checkpoint(checkpoint.folder, generator)
+        except ValueError as error:
+            raise ConfigError(f"checkpoint: {OTHER_VERSION} ({error})") from error
         except Exception as error:  # safetensors raises its own error for a broken file
             raise ConfigError(f"checkpoint {checkpoint.folder} cannot be read: {error}") from error
         self.checkpoint = checkpoint

@@ -10,11 +10,18 @@ from pydantic import ValidationError
 
 from ppt.config import ConfigError, Model
 from ppt.config.load import RUN_CURRICULUM, load_run
+from ppt.config.messages import near
 from ppt.models.confidence import Calibration
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST
 from ppt.store.checksums import check_files, unseal
 
 SUMMARY = "summary.json"  # the file in the folder of a run
+
+OTHER_VERSION = (
+    "it was made by another version of ppt: run `ppt train` again with this one and, if it was "
+    "exported, `ppt export`"
+)
+"""What is told of a checkpoint that this version cannot read, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
     """
     folder, calibration = Path(run).expanduser().absolute(), None
     if not folder.is_dir():
-        raise ConfigError(f"checkpoint: {str(run)!r} is no folder{_runs_in(folder.parent)}")
+        raise ConfigError(f"checkpoint: {str(run)!r} is no folder{runs_in(folder.parent)}")
     if (folder / SUMMARY).exists():
         folder, calibration = _of_run(folder, stage)
     elif stage is not None:
@@ -49,7 +56,7 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
     if missing:
         raise ConfigError(
             f"checkpoint: {str(folder)!r} has no {' and no '.join(missing)}: give the folder of a "
-            f"finished run (with its {SUMMARY}) or of a trained stage{_runs_in(folder)}"
+            f"finished run (with its {SUMMARY}) or of a trained stage{runs_in(folder)}"
         )
     manifest = _manifest(folder)
     todo = "remove its folder and run `ppt train` again"
@@ -66,8 +73,7 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise ConfigError(
             f"checkpoint: {folder / MANIFEST} does not say which model it belongs to "
-            f"({type(error).__name__}: {error}): it is of another version; remove its folder and "
-            f"run `ppt train` again"
+            f"({type(error).__name__}: {error}): {OTHER_VERSION}"
         ) from None
     return with_weights(checkpoint, *_weights_in(checkpoint))
 
@@ -121,7 +127,8 @@ def _of_run(run: Path, stage: str | None) -> tuple[Path, Calibration | None]:
     fits = [name for name in trained if wanted in (None, name, name.rpartition(".")[0])]
     if not fits:
         names = ", ".join(trained) or "no stage"
-        raise ConfigError(f"stage: {str(run)!r} has trained {names}, got {wanted!r}")
+        hint = near(str(wanted), trained)
+        raise ConfigError(f"stage: {str(run)!r} has trained {names}, got {wanted!r}{hint}")
     digest, calibration = trained[fits[-1]]
     return _checkpoint(run, digest), calibration
 
@@ -172,7 +179,7 @@ def _stores(run: Path) -> list[Path]:
     return stores
 
 
-def _runs_in(folder: Path) -> str:
+def runs_in(folder: Path) -> str:
     """Return the end of an error message that lists the runs in a folder."""
     names = sorted(path.parent.name for path in folder.glob(f"*/{SUMMARY}"))
     return f"; in {str(folder)!r} there are the runs {', '.join(names)}" if names else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,10 +15,10 @@ _TODO = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space, or ask for a larger quota",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.EROFS: "give another `store`, or make it writable",
+    errno.EROFS: "give another folder, or make it writable",
     errno.EACCES: "check who may read and write it",
     errno.EPERM: "check who may read and write it",
-    errno.ENOTDIR: "give another `store`",
+    errno.ENOTDIR: "give another folder",
     errno.EIO: "the disk is damaged or gone: check it",
 }
 """What to do about each error of a disk."""
@@ -33,6 +34,30 @@ def disk_fault(error: BaseException) -> ConfigError | None:
         f"{where}{os.strerror(number)}: {_TODO[number]}, then run the command again; what is "
         "complete is kept"
     )
+
+
+def reason_of(error: OSError) -> str:
+    """Return why a folder cannot be made or a file cannot be written."""
+    if error.errno == errno.EEXIST:
+        return "a file or a broken link is there"
+    return error.strerror or str(error)
+
+
+def check_writable(folder: str | Path, option: str) -> None:
+    """Make a folder if it is not there, and check that files can be written into it.
+
+    Raises ConfigError, which names the option that gave the folder, if this cannot be done.
+    """
+    probe = Path(folder, f".probe-{uuid.uuid4().hex}")
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"ppt")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: {str(folder)!r} cannot be written to ({reason_of(error)}): give another "
+            "folder"
+        ) from None
 
 
 @contextmanager

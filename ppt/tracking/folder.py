@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppt.store.disk import reason_of
 from ppt.store.nodes import Store, digest_of
 
 
@@ -22,8 +23,10 @@ def unwritable(store: Store) -> str | None:
         store.fs.makedirs(store.path, exist_ok=True)
         store.fs.pipe_file(probe, b"ppt")
         store.fs.rm_file(probe)
+    except OSError as error:
+        return reason_of(error)
     except Exception as error:  # each filesystem has its own
-        return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}"
     return None
 
 

@@ -17,6 +17,7 @@ import ppt
 from ppt.config import Curriculum
 from ppt.config.load import RUN_CURRICULUM
 from ppt.config.reference import curriculum_text, keys_of
+from ppt.data.shared_pictures import shared_pictures
 from ppt.evaluation.metrics import METRICS
 from ppt.store.checksums import seal
 from ppt.store.disk import replacing
@@ -118,7 +119,7 @@ def versions() -> dict[str, str]:
 
 
 def warnings_of(curriculum: Curriculum) -> Iterator[str]:
-    """Yield a warning for each setting that makes the figures of a run meaningless."""
+    """Yield a warning for each thing that makes the figures of a run meaningless, or too good."""
     embedded = {"toybox_scenes", "toybox_objects"}
     formats = {getattr(curriculum.data, name).format for name in type(curriculum.data).model_fields}
     models = [n for n in ("clip", "sam") if getattr(curriculum.model, n).name == "toybox"]
@@ -130,6 +131,8 @@ def warnings_of(curriculum: Curriculum) -> Iterator[str]:
     random = [n for n in ("clip", "sam") if getattr(curriculum.model, n).weights == "random"]
     if random:
         yield f"the weights of {' and '.join(random)} are random: these figures mean nothing"
+    if curriculum.stages:
+        yield from shared_pictures(curriculum.data)
 
 
 def counts(record: RunRecord) -> dict[str, dict[str, int]]:

@@ -261,7 +261,7 @@ def test_the_logged_model_predicts_as_the_run_does(
         model.predict(pd.concat([model.input_example, rows("")]))
     photograph = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     foreign = pd.DataFrame({"picture": [encode_picture(photograph)], "expression": ["a car"]})
-    with pytest.raises(MlflowException, match="row 1: .* is no picture of the embedded world"):
+    with pytest.raises(MlflowException, match="row 1: .* is none of the embedded world"):
         model.predict(foreign)
     (forced,) = model.predict(foreign, params={"force": True})
     assert forced["mask"]["size"] == [64, 96]

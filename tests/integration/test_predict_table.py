@@ -102,7 +102,7 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
     table.write_text("\n".join(lines))
     command = ("--table", table, "--checkpoint", finished.folder, "--out", out)
     code, output = _predict(*command)
-    assert code == 0, output
+    assert code == 1, output
     good = len(lines) - 4
     assert f"{good} of {good + 3} rows predicted, 3 quarantined" in output
 
@@ -129,7 +129,7 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
 
     written = {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*")}
     code, again = _predict(*command)
-    assert code == 0 and "predict pictures.csv" in output and "predict pictures.csv" not in again
+    assert code == 1 and "predict pictures.csv" in output and "predict pictures.csv" not in again
     assert {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*")} == written
 
     (tmp_path / "gone.png").write_bytes(samples[0]["image"])  # it is looked for again
@@ -159,7 +159,10 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
         (["--table", "t.csv", "--checkpoint", "RUN"], "table: 't.csv' cannot be read"),
         (["--table", "HERE/a.csv", "--checkpoint", "RUN"], "expression is missing"),
         (["--table", "HERE/b.csv", "--checkpoint", "RUN"], "has no row"),
-        (["HERE/a.png", "a car", "--checkpoint", "RUN", "--out", "HERE/a.csv"], "is a file"),
+        (
+            ["HERE/a.png", "a car", "--checkpoint", "RUN", "--out", "HERE/a.csv", "--force"],
+            "a file",
+        ),
         (["HERE/a.png", "a car", "--checkpoint", "RUN", "--sam-weights", "x"], "has its own"),
     ],
 )
@@ -197,4 +200,4 @@ def test_a_table_without_training_and_pictures_of_another_world(tmp_path: Path) 
         assert all(row["checkpoint"] == model.digest for row in rows)
         reasons = [row["reason"] for row in found.reasons]
         assert len(reasons) == 2 - len(predicted)
-        assert all("is no picture of the embedded world" in reason for reason in reasons)
+        assert all("is none of the embedded world" in reason for reason in reasons)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from common import ROOT
 from load import body_of, load
+from typer.testing import CliRunner
 from untrained_run import untrained_run
 
 from ppt.config import ConfigError
+from ppt.jobs.cli import app
 from ppt.serving.predictor import Predictor
 
 pytest.importorskip("grpc_reflection", reason="needs the extra serve")
@@ -84,6 +89,29 @@ def test_no_request_of_many_clients_is_lost(service: str) -> None:
     body = body_of(SCENE.read_bytes(), TEXTS)
     found = load(service, body, len(TEXTS), clients=8, seconds=2)
     assert found.lost == [] and len(found.latencies) >= 8
+
+
+def test_sigterm_ends_the_command_with_0(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    @contextmanager
+    def serving(*_: object) -> Iterator[None]:
+        yield
+        ended.append(True)
+
+    monkeypatch.setattr("ppt.distributed.serve.serving", serving)
+    # The line that says where it serves is printed when the handlers are set.
+    monkeypatch.setattr("typer.echo", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        other = free.getsockname()[1]
+    try:
+        result = CliRunner().invoke(app, ["serve", "--checkpoint", str(run), "--port", str(other)])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert result.exit_code == 0, result.output
+    assert ended == [True]
 
 
 def test_replicas_that_do_not_fit_are_told(cluster: None, run: Path, port: int) -> None:

@@ -279,13 +279,18 @@ def test_a_broken_picture_has_no_truth(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b"picture;expression\na.jpg;dog\n", r"no column .*there: \['picture;expression'"),
+        ("t.csv", b"picture;expression\na.jpg;dog\n", "has semicolons between its columns"),
         ("t.csv", b"picture,text\na.jpg,dog\n", r"no column \['expression'\] \(there: \['picture"),
         ("t.jsonl", b'{"image": "a.jpg"}\n', r"no column \['picture', 'expression'\]"),
         ("t.csv", b"picture,expression\n", "has no row"),
         ("t.jsonl", b"\n\n", "has no row"),
         ("t.csv", b"", "has no row"),
-        ("t.csv", "picture,expression\na.jpg,caf\xe9\n".encode("latin1"), "is not UTF-8"),
+        (
+            "t.csv",
+            "picture,expression\na.jpg,caf\xe9\n".encode("latin1"),
+            r"is not UTF-8 \(line 2, byte 0xe9\).* save it as UTF-8",
+        ),
+        ("t.csv", b'"picture"\t"expression"\na.jpg\tdog\n', "has tabs between its columns"),
         ("t.csv", b'picture,expression\na.jpg,"dog\n', "line 2 is no CSV"),
         ("t.csv", b'picture,expression\na.jpg,dog\na.jpg,"cat\na.jpg,cow\n', "opens after line 2"),
         ("t.csv", b"picture,expression,picture\na,b,c\n", "has the column 'picture' twice"),

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 import typer
 
+from ppt.config import ConfigError
 from ppt.jobs.common import command
-from ppt.store.disk import disk_fault, replacing
+from ppt.store.disk import check_writable, disk_fault, replacing
 from ppt.store.nodes import BucketOutput, Store
 
 FULL = Path("/dev/full")
@@ -70,6 +71,23 @@ def test_a_file_on_a_disk_that_takes_nothing_is_named_itself(
     with pytest.raises(OSError) as caught, replacing(tmp_path / "file") as temporary:
         temporary.open("wb")
     assert str(disk_fault(caught.value)).startswith(f"{tmp_path}/file: Read-only file system: ")
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_with_its_option(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/nowhere/x")
+    (tmp_path / "file").touch()
+    for folder, reason in (
+        (tmp_path / "link", "a file or a broken link is there"),
+        (tmp_path / "file", "a file or a broken link is there"),
+        (tmp_path / "file" / "x", "Not a directory"),
+        (Path("/proc/x"), "No such file or directory"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check_writable(folder, "--out")
+        told = f"--out: '{folder}' cannot be written to ({reason}): give another folder"
+        assert str(caught.value) == told
+    check_writable(tmp_path / "a" / "b", "--out")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "no"), OSError("no"), None])

@@ -256,6 +256,15 @@ def test_a_check_that_fails_itself_is_a_line(
     assert "could not be looked at: TypeError" in check.found
 
 
+def test_a_local_run_needs_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    code, output = doctor(QUICKSTART, f"store={tmp_path}", "--local")
+    assert code == 0 and "can run" in output and "RAY_ADDRESS" not in output
+    assert "without Ray" in output
+    code, output = doctor(QUICKSTART, "resources.num_workers=2", "--local")
+    assert code == 1 and "resources.num_workers must be 1" in output
+
+
 def test_a_table_without_masks_cannot_be_evaluated_on(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     (tmp_path / "t.csv").write_text("picture,expression\na.png,a thing\nb.png,another\n")

@@ -6,11 +6,12 @@ import open_clip
 import pytest
 import torch
 
-from ppt.config import ClipConfig, PointGeneratorConfig, SamConfig
+from ppt.config import ClipConfig, Model, PointGeneratorConfig, SamConfig
 from ppt.models.build import (
     build_image_text_encoder,
     build_point_generator,
     build_segmenter,
+    check_names,
     outline_image_text_encoder,
     outline_segmenter,
 )
@@ -26,6 +27,12 @@ def test_weights_must_be_given_for_real_nets():
 
 
 def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="open_clip knows no 'ViT-B-61': did you mean ViT-B-16?"):
+        check_names(Model(clip=ClipConfig(name="ViT-B-61")))
+    model = Model(clip=ClipConfig(name="RN50"), sam=SamConfig(name="vit-b"))
+    with pytest.raises(ValueError, match="its image tower is a ResNet\n.*did you mean vit_b?"):
+        check_names(model)
+    check_names(Model(clip=ClipConfig(name="ViT-B-16"), sam=SamConfig(name="mobile_sam")))
     with pytest.raises(ValueError, match="open_clip knows no 'ViT-Z'"):
         build_image_text_encoder(ClipConfig(name="ViT-Z", weights="random"))
     known = "toybox, vit_b, vit_l, vit_h, mobile_sam"

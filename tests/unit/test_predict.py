@@ -341,6 +341,7 @@ def test_no_row_of_a_table_is_lost(tmp_path):
         ),
         (b"picture,expression,expression\na.png,a,b\n", "has the column 'expression' twice"),
         (b"picture,text\na.png,a\n", "expression is missing"),
+        (b"picture;expression\na.png;a\n", "has semicolons between its columns: save it with"),
         (b"picture,expression\n", "has no row"),
         (b"picture,expression\na.png,caf\xe9\n", "is not UTF-8"),
     ],
@@ -374,6 +375,7 @@ def test_a_run_its_stage_and_its_folder(run):
         ("nowhere", None, "is no folder.*the runs quickstart"),
         (".", None, "no generator.safetensors and no manifest.json.*the runs quickstart"),
         ("quickstart", "ris_joint", "has trained semantic_alignment, .*got 'ris_joint'"),
+        ("quickstart", "semantic_aligment", "did you mean semantic_alignment"),
         ("store/checkpoints", "ris_joint", "can be chosen in a run's folder"),
     ],
 )
@@ -417,7 +419,8 @@ def test_a_checkpoint_of_another_version_or_broken(copied):
     with pytest.raises(ConfigError, match="cannot be read"):
         Predictor.from_checkpoint(copied)
     _edit(copied, lambda m: m.pop("model"))
-    with pytest.raises(ConfigError, match="does not say which model"):
+    told = "does not say which model.*another version of ppt: run `ppt train` again .*`ppt export`"
+    with pytest.raises(ConfigError, match=told):
         open_checkpoint(copied)
     for content, told in (("[", "is no JSON"), ("", "is empty"), ("[]", "holds no JSON object")):
         (copied / "manifest.json").write_text(content)
@@ -427,5 +430,6 @@ def test_a_checkpoint_of_another_version_or_broken(copied):
 
 def test_a_generator_of_another_size_is_named(copied):
     _edit(copied, lambda m: m["model"]["point_generator"].update(num_queries=5))
-    with pytest.raises(ConfigError, match=r"the model wants \(5, "):
+    told = r"made by another version of ppt: run `ppt train` again .*the model wants \(5, "
+    with pytest.raises(ConfigError, match=told):
         Predictor.from_checkpoint(copied)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ppt.config import ConfigError
+from ppt.config import ConfigError, load_curriculum
 from ppt.experiments.sweep import Sweep, curriculum_of, load_sweep, trials_of
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +118,13 @@ def test_a_text_of_the_space_is_the_text() -> None:
     ours = sweep(space={"published_image_size": [512], "model.clip.weights": ["1e3 #a", None]})
     first, second = (curriculum_of(ours, "0", values) for values in trials_of(ours))
     assert (first.model.clip.weights, second.model.clip.weights) == ("1e3 #a", None)
+
+
+def test_a_curriculum_is_no_sweep_and_a_sweep_no_curriculum(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"quickstart.yaml is a curriculum, not a sweep"):
+        load_sweep("quickstart")
+    with pytest.raises(ConfigError, match=r"sweep.yaml is a sweep, .* run it by `ppt sweep`"):
+        load_curriculum(written(tmp_path))
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -134,6 +134,41 @@ def test_near_names_are_suggested_for_all_mistakes_at_once(
         assert f"did you mean {name}?" in result.output
 
 
+def test_the_wrong_part_of_a_run_is_told_with_the_right_one(trained: Path) -> None:
+    (trained / "report.html").write_text("<p>" * 20_000)
+    for given in (trained, trained / "report.html"):
+        with pytest.raises(ConfigError, match=rf"of a run: give .*{trained}/curriculum.yaml"):
+            load_curriculum(given)
+    with pytest.raises(ConfigError, match=rf"html is a file of a run: .* folder, {trained}$"):
+        load_trained(trained / "report.html", [])
+
+
+def test_a_file_in_the_place_of_a_runs_folder_is_told_before_work(tmp_path: Path) -> None:
+    (tmp_path / "small").touch()
+    with pytest.raises(ConfigError, match=rf"name: .*cannot be made, a file .* '{tmp_path}/small'"):
+        check_outputs(Store(str(tmp_path)), str(tmp_path / "small"))
+    check_outputs(Store(str(tmp_path)), None)
+
+
+@pytest.mark.parametrize("command", ["demo", "serve"])
+def test_without_a_checkpoint_the_runs_are_listed(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "summary.json").write_text("{}")
+    result = CliRunner().invoke(app, [command])
+    assert result.exit_code == 2
+    told = " ".join(result.output.split())
+    assert "give --checkpoint RUN" in told and "there are the runs mine" in told
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", " ", ".."])
+def test_a_registered_model_that_mlflow_cannot_name(name: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", str(tmp_path), "--register", name])
+    assert result.exit_code == 2 and f"--register: {name!r} is no name of a model" in result.output
+
+
 def test_a_store_that_cannot_be_written_to_is_told_before_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

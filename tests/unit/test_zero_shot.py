@@ -227,10 +227,37 @@ def test_several_pictures_of_one_name_and_several_texts(pictures):
 def test_pictures_that_cannot_be_used_are_left_out(pictures):
     (pictures / "more" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     code, output = predict("1.png", "more", "http://127.0.0.1:1/x.png", "a car", *TOYBOX)
-    assert code == 2
-    assert "left out: picture" in output and "2 of 5 pictures were left out" in output
-    assert "http://127.0.0.1:1/x.png: the server cannot be reached" in output
+    assert code == 1
+    assert "left out: 'more/broken.jpg': picture has no known picture format" in output
+    assert output.endswith("2 of 5 pictures were left out")
+    assert "left out: http://127.0.0.1:1/x.png: the server cannot be reached" in output
     assert len(list((pictures / "predictions").glob("*car*.mask.png"))) == 3
+
+
+def test_nothing_predicted_is_an_error_and_its_advice_is_given_once(pictures):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((120, 160, 3), np.uint8)).save(pictures / name)
+    code, output = predict("a.png", "b.png", "a car", *TOYBOX)
+    assert code == 2 and output.endswith("error: all 2 pictures were left out")
+    assert output.count("is none of the embedded world") == 2
+    assert output.count("give others by --clip and --sam") == 1
+
+
+def test_a_sentence_without_quotes_is_noticed(pictures):
+    told = "note: 3 texts of one word each; a sentence is one text in quotes: 'the red car'"
+    assert told in predict("1.png", "the", "red", "car", *TOYBOX)[1]
+    for texts in (["car"], ["the red car", "boat"]):
+        assert "note:" not in predict("1.png", *texts, *TOYBOX)[1]
+
+
+@pytest.mark.parametrize("out", ["/proc/x", "link", "file", "file/x"])
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(pictures, out):
+    (pictures / "link").symlink_to("/nowhere/x")
+    (pictures / "file").touch()
+    code, output = predict("1.png", "a car", *TOYBOX, "--out", out)
+    assert code == 2
+    assert output.startswith(f"error: --out: '{out}' cannot be written to (")
+    assert "store" not in output
 
 
 # ---------------------------------------------------------------- COCO's results
@@ -311,7 +338,8 @@ def test_the_worlds_model_refuses_a_photograph_unless_forced(pictures):
     photo = Image.fromarray(rng.integers(0, 256, (120, 160, 3), np.uint8))
     photo.save("photo.png")
     code, output = predict("photo.png", "xyzzy", *TOYBOX)
-    assert code == 2 and "'photo.png' is no picture of the embedded world" in output
+    assert code == 2 and "error: 'photo.png': the picture is none of the embedded world" in output
+    assert "give others by --clip and --sam" in output and "--checkpoint" not in output
     assert not (pictures / "predictions").exists()
     assert predict("photo.png", "xyzzy", *TOYBOX, "--force")[0] == 0
     assert (pictures / "predictions" / "photo-xyzzy.png").exists()

@@ -16,7 +16,7 @@ from ppt.experiments.benchmark.rows import RATIO, Row, Setting, Workload
 from ppt.models.loaded import current_device
 from ppt.steps.local_runner import threads
 from ppt.training.loop import StageWorker, build_worker
-from ppt.training.stage import EpochMetrics
+from ppt.training.stage import EpochMetrics, StageTraining
 
 FEWEST_ITERATIONS = 16
 """The fewest iterations of an epoch; the epochs of real data sets have hundreds."""
@@ -29,11 +29,7 @@ def measure_streamed_epoch(setting: Setting) -> list[Row]:
 
 
 def _measure(setting: Setting, work: Workload, epochs: int) -> list[Row]:
-    times = -(-FEWEST_ITERATIONS // work.reader.plan.num_iterations)
-    sources = {name: times * weight for name, weight in work.stage.stage.sources.items()}
-    changes = {"num_epochs": epochs, "sources": sources}
-    of_stage = work.stage.stage.model_copy(update=changes)
-    stage = replace(work.stage, name="benchmark", stage=of_stage)
+    stage = _of_long_epochs(replace(work.stage, name="benchmark"), epochs)
     worker, reader = build_worker(stage, current_device()), stage.reader(stage.plan())
     in_memory = list(reader.batches(1, 0, 1))
     half, expressions = len(in_memory) // 2, sum(len(batch.texts) for batch in in_memory)
@@ -59,6 +55,15 @@ def _measure(setting: Setting, work: Workload, epochs: int) -> list[Row]:
         Row("b", work.size, f"{name}, end of an epoch", in_runner - iterating, "s"),
         Row("b", work.size, "plain loop, end of an epoch", end_of_loop, "s"),
     ]
+
+
+def _of_long_epochs(stage: StageTraining, epochs: int) -> StageTraining:
+    """Return a stage whose epochs take all samples so often that they are long enough."""
+    sources = dict(stage.stage.sources)
+    while stage.plan().num_iterations < FEWEST_ITERATIONS:
+        sources = {name: 2 * weight for name, weight in sources.items()}
+        stage = replace(stage, stage=stage.stage.model_copy(update={"sources": sources}))
+    return replace(stage, stage=stage.stage.model_copy(update={"num_epochs": epochs}))
 
 
 def _save(worker: StageWorker) -> None:
