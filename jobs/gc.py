@@ -3,6 +3,7 @@
 ppt gc runs
 ppt gc runs --delete
 ppt gc runs --forget old --delete
+ppt gc s3://bucket/runs --delete --alone
 """
 
 from __future__ import annotations
@@ -29,19 +30,32 @@ def main(
     delete: Annotated[
         bool, typer.Option("--delete", help="Remove what is not needed; else it is only listed.")
     ] = False,
+    alone: Annotated[
+        bool,
+        typer.Option(
+            "--alone", help="No other command is at work there: for a store behind a URL."
+        ),
+    ] = False,
     forget: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A run without a folder, which needs nothing any more."),
     ] = None,
 ) -> None:
     """List what no run of a store needs; with --delete, remove it."""
+    from ppt.config import ConfigError
     from ppt.steps.progress import print_in_use
     from ppt.store.locks import in_use
     from ppt.store.nodes import Store
 
     place, forgotten = Store(store), forget or []
-    alone = in_use(place, partial(print_in_use, place), alone=True)
-    with alone if delete and place.check() else nullcontext():
+    if delete and not place.is_local and not alone:
+        raise ConfigError(
+            f"--delete: {store!r} is behind a URL, where it cannot be seen whether another command "
+            "is at work, and what that has found would be gone: see that none is on any machine, "
+            "and add --alone"
+        )
+    locked = in_use(place, partial(print_in_use, place), alone=True)
+    with locked if delete and place.check() else nullcontext():
         _collect(place, forgotten, delete=delete)
 
 

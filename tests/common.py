@@ -25,6 +25,10 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 QUICKSTART = ROOT / "curricula" / "quickstart.yaml"
 
+PATIENCE = 1800
+"""The seconds after which a test believes that what it waits for does not come. It says nothing of
+speed: on a core that other work takes nine tenths of, a process takes minutes to start."""
+
 SMALL = [  # the quickstart with a few pictures: every step, every source, seconds each
     "name=small",
     "num_buckets=3",

@@ -86,21 +86,11 @@ class Plan:
         self._sources = np.concatenate(sources_of)  # [N] index in `sources`
         counts = np.bincount(self._sources, minlength=len(names)).tolist()
         self._counts = dict(zip(names, counts, strict=True))
-        for source, count in self._counts.items():
-            if not count:
-                raise ConfigError(
-                    f"stage {stage!r} trains on {source}, which has no samples: "
-                    f"remove stages.{stage}.sources.{source} or give it data"
-                )
-        if not sum(map(self._wanted, names)):
-            raise ConfigError(
-                f"stages.{stage}.sources leaves no sample in an epoch: raise the weights of "
-                + ", ".join(f"{name} ({self.sources[name]:g})" for name in names)
-            )
+        check_counts(stage, self.sources, self._counts)
 
     def _wanted(self, source: SourceName) -> int:
         """Return how many expressions of a source an epoch has."""
-        return round(self.sources[source] * self._counts[source])
+        return _wanted(self.sources[source], self._counts[source])
 
     @property
     def num_iterations(self) -> int:
@@ -178,6 +168,37 @@ class Plan:
         lengths = np.diff(starts, append=len(whole))
         order = rng.permutation(len(starts))
         return whole, starts[order], lengths[order]
+
+
+def check_counts(
+    stage: str, sources: Mapping[SourceName, float], counts: Mapping[SourceName, int]
+) -> None:
+    """Check that a stage has samples.
+
+    Args:
+        stage: the name of the stage.
+        sources: how often a sample of each source comes in an epoch.
+        counts: how many samples there are of each source.
+
+    Raises:
+        ConfigError: if there are none of a source, or if none is left in an epoch.
+    """
+    for source in sources:
+        if not counts[source]:
+            raise ConfigError(
+                f"stage {stage!r} trains on {source}, which has no samples: "
+                f"remove stages.{stage}.sources.{source} or give it data"
+            )
+    if not any(_wanted(weight, counts[source]) for source, weight in sources.items()):
+        raise ConfigError(
+            f"stages.{stage}.sources leaves no sample in an epoch: raise the weights of "
+            + ", ".join(f"{name} ({weight:g})" for name, weight in sources.items())
+        )
+
+
+def _wanted(weight: float, count: int) -> int:
+    """Return how many expressions of a source with so many an epoch has."""
+    return round(weight * count)
 
 
 def _label_rows(

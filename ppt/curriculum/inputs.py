@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
 
-from ppt.batches.sampler import LabelTable
+from ppt.batches.sampler import LabelTable, check_counts
 from ppt.config import ClipConfig, ConfigError, Curriculum
 from ppt.data.source import check_data_sets, open_source
 from ppt.models.build import outline_image_text_encoder
@@ -146,7 +146,7 @@ def synthesise(runner: Runner, record: RunRecord) -> None:
 
 
 def check_sources(record: RunRecord) -> None:
-    """Raise ConfigError if a stage trains on a source of which no sample is left.
+    """Raise ConfigError if a stage has no sample of one of its sources, or none in an epoch.
 
     Select decides which candidate is the referent, and leaves the source of a sentence as it is.
     All stages can therefore be checked as soon as the labels of the training data are made.
@@ -163,6 +163,8 @@ def check_sources(record: RunRecord) -> None:
     ]
     if faults:
         raise ConfigError("\n".join(faults))
+    for name, stage in record.curriculum.stages.items():
+        check_counts(name, stage.sources, {source: numbers[source] for source in stage.sources})
 
 
 # ---------------------------------------------------------------- tables that belong together

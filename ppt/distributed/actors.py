@@ -105,6 +105,7 @@ class ActorPool:
         total = step.total() if len(todo) == node.num_buckets else None
         with progress_bar(step.title, total) as advance:
             self._run_buckets(node, step, todo, advance)
+        node.clean()  # of what actors left that died
         node.write_manifest(**step.facts())
 
     def _run_buckets(

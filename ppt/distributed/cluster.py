@@ -82,7 +82,10 @@ def _init(dashboard: bool = False) -> None:
 
     Raises ConfigError if no cluster answers there, or if it refuses this process.
     """
-    check_answer()
+    if not check_answer():
+        # On a machine of its own a training is not told that a node goes away while others remain.
+        # Ray Train would start a process in every training that waits for such news.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -96,22 +99,27 @@ def names_cluster() -> bool:
     return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
 
 
-def check_answer() -> None:
+def check_answer() -> bool:
     """Check that a cluster answers at the address that RAY_ADDRESS names, if it names one.
 
     Ray itself would wait for minutes and then end the process. Without RAY_ADDRESS it joins the
     cluster that `ray start` has noted on this machine, also when that has died.
 
-    Raises ConfigError if the head of no cluster answers within `ANSWER_WITHIN`.
+    Returns:
+        Whether there is a cluster to join.
+
+    Raises:
+        ConfigError: if the head of no cluster answers within `ANSWER_WITHIN`.
     """
     if "://" in os.environ.get("RAY_ADDRESS", ""):
-        return  # of Ray Client, which waits for 30 s
+        return True  # of Ray Client, which waits for 30 s
     try:
         address = canonicalize_bootstrap_address(cast(Any, None))
         if address is not None:
             with init_grpc_channel(address) as channel:
                 ask = channel.unary_unary("/grpc.health.v1.Health/Check")
                 ask(b"", timeout=ANSWER_WITHIN, wait_for_ready=True)
+        return address is not None
     except grpc.RpcError as error:
         told = f"{address} does not answer: {error.code().value[1]}"
         if names_cluster():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ppt.steps.progress import console, print_epoch, progress_bar
+from ppt.steps.progress import Advance, console, print_epoch, progress_bar
 
 if TYPE_CHECKING:  # at run time it would make the monitor's process import torch
     from ppt.training.stage import EpochMetrics
@@ -25,13 +25,20 @@ class Monitor:
 
     def __init__(self) -> None:
         self.iterations = 0
+        self.total: int | None = None
         self.starts = 0
         self.history: list[EpochMetrics] = []
 
-    def restart(self, history: list[EpochMetrics], iterations: int) -> None:
-        """Set the state from which a group of workers begins or continues."""
+    def restart(self, history: list[EpochMetrics], iterations: int, total: int) -> None:
+        """Set the state from which a group of workers begins or continues.
+
+        Args:
+            history: the losses of the epochs before it.
+            iterations: the iterations before it.
+            total: the iterations of the whole training.
+        """
         self.starts += 1
-        self.history, self.iterations = list(history), iterations
+        self.history, self.iterations, self.total = list(history), iterations, total
 
     def advance(self) -> None:
         """Count one iteration."""
@@ -41,15 +48,16 @@ class Monitor:
         """Add the losses of an epoch."""
         self.history.append(metrics)
 
-    def state(self) -> tuple[int, list[EpochMetrics], int]:
-        """Return the iterations, the losses of every epoch so far, and the starts of workers."""
-        return self.iterations, self.history, self.starts
+    def state(self) -> tuple[int, int | None, list[EpochMetrics], int]:
+        """Return the iterations so far and in all, the losses of epochs, and the workers' starts.
+
+        How many there are in all is None before the first start.
+        """
+        return self.iterations, self.total, self.history, self.starts
 
 
 @contextmanager
-def watch(
-    title: str, total_iterations: int, on_epoch: Callable[[EpochMetrics], None]
-) -> Iterator[Any]:
+def watch(title: str, on_epoch: Callable[[EpochMetrics], None]) -> Iterator[Any]:
     """Yield a `Monitor` and follow it in a thread.
 
     The thread shows a bar of the iterations, and calls `on_epoch` with the losses of each epoch.
@@ -59,12 +67,12 @@ def watch(
     monitor: Any = ray.remote(Monitor).options(num_cpus=0, scheduling_strategy=here).remote()
     finished = threading.Event()
 
-    def follow(advance: Callable[[int], None]) -> None:
+    def follow(advance: Advance) -> None:
         shown = seen = 0
         started = 1
         while True:
             last = finished.wait(POLL_SECONDS)
-            iterations, history, starts = ray.get(monitor.state.remote())
+            iterations, total, history, starts = ray.get(monitor.state.remote())
             if starts > started:
                 started = starts
                 console.print(
@@ -73,7 +81,7 @@ def watch(
                     highlight=False,
                     soft_wrap=True,
                 )
-            advance(iterations - shown)
+            advance(iterations - shown, total)
             shown = iterations
             for metrics in history[seen:]:
                 on_epoch(metrics)
@@ -83,7 +91,7 @@ def watch(
                 return
 
     with (
-        progress_bar(title, total_iterations, "iterations") as advance,
+        progress_bar(title, None, "iterations") as advance,
         ThreadPoolExecutor(max_workers=1) as thread,
     ):
         following = thread.submit(follow, advance)

@@ -1,6 +1,9 @@
 """`RayRunner`, which carries out steps by a pool of actors and trainings by Ray Train.
 
-In a training each worker streams its own part of the plan through Ray Data (`stream`). A training
+In a training each worker streams its own part of the plan through Ray Data (`stream`). What takes
+long in a new process is to import what it needs. A worker therefore starts its readers first, and
+imports the training while they start; Ray Train's controller imports no more than Ray's own
+modules, because it does not get to see what is trained. A training
 that is continued therefore starts at the right epoch with any number of workers, and no order
 depends on how Ray splits a data set. A checkpoint is kept after every epoch; after the loss of a
 worker or of the driver, Ray restores the latest one. The iteration itself is in
@@ -13,8 +16,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray.train
 from ray.train import (
@@ -33,12 +37,13 @@ from ppt.distributed.claims import claim
 from ppt.distributed.cluster import connected, fits_beside_training
 from ppt.distributed.monitor import watch
 from ppt.distributed.stream import stream_epochs
-from ppt.models.point_generator import PointGenerator
 from ppt.steps.step import Step
 from ppt.store.checksums import check_folder, seal_folder
 from ppt.store.nodes import Node, Store
-from ppt.training.loop import StageWorker, build_worker
-from ppt.training.stage import RAY_TRAIN, EpochMetrics, StageTraining, log_epoch
+from ppt.training.stage import RAY_TRAIN, EpochMetrics, StageTraining, history_of, log_epoch
+
+if TYPE_CHECKING:  # a worker imports them after its readers have started
+    from ppt.models.point_generator import PointGenerator
 
 
 class RayRunner:
@@ -123,36 +128,44 @@ def ray_runner(
 # ---------------------------------------------------------------- training
 
 
-def train_loop_per_worker(config: dict[str, Any]) -> None:
+def train_in_worker(stage: StageTraining, node: Node, monitor: Any) -> None:
     """Train a stage in one worker of Ray Train.
 
     The worker restores the latest checkpoint, streams its part of the plan and reports a checkpoint
-    after every epoch. `config` holds `stage` (a `StageTraining`), `node` (its place in the store)
-    and `monitor` (a `Monitor` actor).
+    after every epoch.
+
+    Args:
+        stage: the training of the stage.
+        node: its place in the store.
+        monitor: a `Monitor` actor, to which the worker of rank 0 reports.
     """
-    stage: StageTraining = config["stage"]
-    context = ray.train.get_context()
+    context, device = ray.train.get_context(), get_device()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    monitor = config["monitor"] if rank == 0 else None
+    if rank > 0:
+        monitor = None
     with _latest_checkpoint() as folder:
-        worker: StageWorker = build_worker(stage, get_device(), folder)
-    worker.model.generator = cast(PointGenerator, prepare_model(worker.generator))
+        epochs_done = len(history_of(folder)) if folder else 0
+        streams = stream_epochs(
+            stage.reader(stage.plan()),
+            epochs=range(epochs_done + 1, stage.stage.num_epochs + 1),
+            rank=rank,
+            world_size=world_size,
+            resources=stage.resources,
+            pin=device.type == "cuda",
+        )
+        from ppt.training.loop import build_worker
+
+        worker = build_worker(stage, device, folder)
+    worker.model.generator = cast("PointGenerator", prepare_model(worker.generator))
     if monitor:
-        ray.get(monitor.restart.remote(worker.history, worker.num_iterations))
-    streams = stream_epochs(
-        stage.reader(worker.plan),
-        epochs=worker.epochs_left,
-        rank=rank,
-        world_size=world_size,
-        resources=stage.resources,
-        pin=worker.device.type == "cuda",
-    )
+        total = stage.stage.num_epochs * worker.plan.num_iterations
+        ray.get(monitor.restart.remote(worker.history, worker.num_iterations, total))
     for epoch, batches in zip(worker.epochs_left, streams, strict=True):
         losses = worker.train_epoch(
             epoch, batches, on_iteration=monitor.advance.remote if monitor else None
         )
         if rank == 0:
-            log_epoch(config["node"], epoch)
+            log_epoch(node, epoch)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
@@ -185,11 +198,11 @@ def _train_stage(
     `on_epoch` is called with the losses of each epoch, including those of restored epochs.
     """
     storage, started = f"{node.store.path}/{RAY_TRAIN}", time.monotonic()
-    total = stage.plan().num_iterations * stage.stage.num_epochs
-    with watch(stage.title, total, on_epoch) as monitor:
+    with watch(stage.title, on_epoch) as monitor:
         result = TorchTrainer(
-            train_loop_per_worker,
-            train_loop_config={"stage": stage, "node": node, "monitor": monitor},
+            # Ray Train would hand a configuration to its controller too, which would import the
+            # nets' libraries to unpickle it. What the function holds only goes to the workers.
+            partial(train_in_worker, stage, node, monitor),
             scaling_config=ScalingConfig(
                 num_workers=cast(Any, stage.resources.num_workers),  # Ray's type omits ranges
                 use_gpu=stage.resources.gpus_per_worker > 0,

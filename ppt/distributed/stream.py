@@ -11,8 +11,9 @@ import functools
 import pickle
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,8 @@ from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader
 from ppt.config import Resources
 from ppt.distributed.ray_private import ExecutionCallback
+
+Item = TypeVar("Item")
 
 TASKS_AN_EPOCH, ITERATIONS_A_TASK = 8, 32
 """The most tasks among which an epoch is divided, and the fewest iterations that one of them reads.
@@ -63,9 +66,10 @@ def stream_epochs(
     resources: Resources,
     pin: bool = False,
 ) -> Iterator[Iterator[Batch]]:
-    """Yield for each epoch an iterator of this worker's batches, one for each iteration.
+    """Begin to read, and return for each epoch an iterator of this worker's batches.
 
-    One execution of Ray Data serves all epochs, because starting one costs more than a short epoch.
+    There is a batch for each iteration. One execution of Ray Data serves all epochs, because
+    starting one costs more than a short epoch. It starts while the caller does other things.
 
     Args:
         reader: reads the batches of the stage.
@@ -78,7 +82,7 @@ def stream_epochs(
             host goes on.
     """
     if not epochs:
-        return
+        return iter(())
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True  # otherwise equal seeds give different runs
@@ -108,9 +112,21 @@ def stream_epochs(
     rows = dataset.iter_torch_batches(
         batch_size=1, prefetch_batches=BATCHES_AHEAD, collate_fn=_FromRow(pin), device="cpu"
     )
-    batches = iter(cast(Any, rows))
-    for epoch in epochs:
-        yield _in_order(islice(batches, num_iterations), epoch)
+    batches = _begun(iter(cast(Any, rows)))
+    return (_in_order(islice(batches, num_iterations), epoch) for epoch in epochs)
+
+
+def _begun(items: Iterator[Item]) -> Iterator[Item]:
+    """Let a thread wait for the first of some items, and return an iterator of all of them."""
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="first-batch")
+    first = thread.submit(next, items)
+    thread.shutdown(wait=False)
+
+    def all_items() -> Iterator[Item]:
+        yield first.result()
+        yield from items
+
+    return all_items()
 
 
 def _in_order(batches: Iterator[tuple[tuple[int, int], Batch]], epoch: int) -> Iterator[Batch]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import rankdata
 
 from ppt.evaluation.outcomes import CHANGE, FOUND
 
@@ -109,11 +108,11 @@ def roc_area(score: np.ndarray, positive: np.ndarray) -> float:
     Returns:
         A number from 0 to 1, or NaN if all items are positive or all are negative.
     """
-    positives, others = int(positive.sum()), int((~positive).sum())
-    if not positives or not others:
+    positives, others = score[positive], np.sort(score[~positive])
+    if not len(positives) or not len(others):
         return math.nan
-    ranks = rankdata(score)[positive].sum()
-    return float((ranks - positives * (positives + 1) / 2) / (positives * others))
+    lower, not_higher = (others.searchsorted(positives, side) for side in ("left", "right"))
+    return float((lower + not_higher).mean() / (2 * len(others)))
 
 
 def calibration_error(score: np.ndarray, positive: np.ndarray) -> float:

@@ -1,21 +1,22 @@
-"""The frozen models of a process, built once each, and the device that they run on."""
+"""The frozen models of a process, built once each, and the device that they run on.
+
+The libraries of the nets are imported when a net is built. A process that only names its models, or
+that has other things to begin with, does not wait for them.
+"""
 
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 
 from ppt.config import ClipConfig, Model, SamConfig
-from ppt.models.build import (
-    build_image_text_encoder,
-    build_point_generator,
-    build_segmenter,
-    outline_image_text_encoder,
-)
-from ppt.models.image_text_encoder import ImageTextEncoder
-from ppt.models.point_prompting import PointPrompting
-from ppt.models.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from ppt.models.image_text_encoder import ImageTextEncoder
+    from ppt.models.point_prompting import PointPrompting
+    from ppt.models.segmenter import Segmenter
 
 
 def default_device() -> str:
@@ -44,6 +45,8 @@ def current_device() -> str:
 @functools.cache
 def image_text_encoder(config: ClipConfig, device: str) -> ImageTextEncoder:
     """Return the encoder of pictures and texts of this process, on a device."""
+    from ppt.models.build import build_image_text_encoder
+
     with torch.inference_mode(False):
         return build_image_text_encoder(config).to(device)
 
@@ -51,6 +54,8 @@ def image_text_encoder(config: ClipConfig, device: str) -> ImageTextEncoder:
 @functools.cache
 def segmenter(config: SamConfig, device: str) -> Segmenter:
     """Return the segmenter of this process, on a device."""
+    from ppt.models.build import build_segmenter
+
     with torch.inference_mode(False):
         return build_segmenter(config).to(device)
 
@@ -58,12 +63,16 @@ def segmenter(config: SamConfig, device: str) -> Segmenter:
 @functools.cache
 def clip_fingerprint(config: ClipConfig) -> str:
     """Return the fingerprint of the encoder that `config` names; the encoder is not kept."""
+    from ppt.models.build import build_image_text_encoder
+
     return build_image_text_encoder(config).fingerprint
 
 
 @functools.cache
 def sam_fingerprint(config: SamConfig) -> str:
     """Return the fingerprint of the segmenter that `config` names; the segmenter is not kept."""
+    from ppt.models.build import build_segmenter
+
     return build_segmenter(config).fingerprint
 
 
@@ -74,6 +83,9 @@ def encoder_fingerprints(model: Model) -> dict[str, str]:
 
 def build_point_prompting(model: Model, seed: int, device: str) -> PointPrompting:
     """Build f_theta with seeded initial parameters around the segmenter of this process."""
+    from ppt.models.build import build_point_generator, outline_image_text_encoder
+    from ppt.models.point_prompting import PointPrompting
+
     encoder = outline_image_text_encoder(model.clip)  # features are stored: it is not run
     torch.manual_seed(seed)
     generator = build_point_generator(

@@ -23,9 +23,9 @@ import ppt
 from ppt.config import ConfigError, Model
 from ppt.config.load import load_run
 from ppt.downloads.web import sha256_of
-from ppt.serving.stored_checkpoint import SUMMARY, StoredCheckpoint, open_checkpoint
+from ppt.serving.stored_checkpoint import SUMMARY, TODO, StoredCheckpoint, open_checkpoint
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST, METADATA
-from ppt.store.checksums import checksum_of, seal, unseal
+from ppt.store.checksums import check_files, checksum_of, seal, unseal
 from ppt.store.disk import replacing
 
 CARD = "README.md"
@@ -49,7 +49,8 @@ def export_model(run: str | Path, out: str | Path, stage: str | None = None) -> 
         The path of the folder.
 
     Raises:
-        ConfigError: if the run has no such checkpoint, or if `out` holds something.
+        ConfigError: if the run has no such checkpoint or a file of it is damaged, or if `out` holds
+            something.
     """
     run, out = Path(run), Path(out)
     checkpoint = open_checkpoint(run, stage)
@@ -57,6 +58,9 @@ def export_model(run: str | Path, out: str | Path, stage: str | None = None) -> 
         raise ConfigError(f"{str(run)!r} has no {SUMMARY}: give the folder of a finished run")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out: {str(out)!r} is there already: give a folder that is new or empty")
+    stored = unseal((checkpoint.folder / MANIFEST).read_bytes())
+    expected = {name: stored["checksums"][name] for name in FILES if "checksums" in stored}
+    check_files(checkpoint.folder, expected, TODO)
     out.mkdir(parents=True, exist_ok=True)
     checksums = {}
     for name in FILES:
@@ -68,7 +72,7 @@ def export_model(run: str | Path, out: str | Path, stage: str | None = None) -> 
     (out / CARD).write_text(model_card(run, checkpoint))
     summary, calibration = unseal((run / SUMMARY).read_bytes()), checkpoint.calibration
     manifest = {
-        **unseal((checkpoint.folder / MANIFEST).read_bytes()),
+        **stored,
         "ppt": ppt.__version__,
         "run": summary["name"],
         "stage": _stage_of(summary, checkpoint.digest)["name"],

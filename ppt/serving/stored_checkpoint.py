@@ -17,6 +17,9 @@ from ppt.store.checksums import check_files, unseal
 
 SUMMARY = "summary.json"  # the file in the folder of a run
 
+TODO = "remove its folder and run `ppt train` again"
+"""What to do about a damaged checkpoint."""
+
 OTHER_VERSION = (
     "it was made by another version of ppt: run `ppt train` again with this one and, if it was "
     "exported, `ppt export`"
@@ -59,9 +62,8 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
             f"finished run (with its {SUMMARY}) or of a trained stage{runs_in(folder)}"
         )
     manifest = _manifest(folder)
-    todo = "remove its folder and run `ppt train` again"
     checksums = manifest.get("checksums", {})
-    check_files(folder, {name: checksums[name] for name in checksums if name == GENERATOR}, todo)
+    check_files(folder, {name: checksums[name] for name in checksums if name == GENERATOR}, TODO)
     try:
         checkpoint = StoredCheckpoint(
             folder,

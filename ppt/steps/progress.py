@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -35,9 +35,17 @@ class _Rate(ProgressColumn):
         return Text(_per_second(speed) if speed else "", style="progress.data.speed")
 
 
+class Advance(Protocol):
+    """A function that moves a progress bar, and may set where it ends."""
+
+    def __call__(self, amount: int, total: int | None = None) -> None: ...
+
+
 @contextmanager
-def progress_bar(title: str, total: int | None, unit: str = "") -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int | None, unit: str = "") -> Iterator[Advance]:
     """Show a progress bar, and yield the function `advance(n)` that moves it by n.
+
+    A total that is not known at first is given as `advance(n, total)`.
 
     At the end a line remains, which says what was done, how much of it and how long it took.
     """
@@ -56,10 +64,10 @@ def progress_bar(title: str, total: int | None, unit: str = "") -> Iterator[Call
     ) as progress:
         task = progress.add_task(title, total=total)
 
-        def advance(amount: int) -> None:
+        def advance(amount: int, total: int | None = None) -> None:
             nonlocal done
             done += amount
-            progress.advance(task, amount)
+            progress.update(task, advance=amount, total=total)
 
         yield advance
     seconds = time.monotonic() - started

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 
-from ppt.steps.progress import print_in_use
+from ppt.steps.progress import print_in_use, print_warning
 from ppt.steps.runner import Runner
 from ppt.steps.step import Step
 from ppt.store.locks import in_use
@@ -27,7 +27,7 @@ class Noting:
     """A runner that notes what a run uses, and leaves the work to another runner.
 
     It is a context manager: during the block nobody removes anything from the store or, with
-    `alone`, nobody else uses it.
+    `alone`, nobody else uses it. In a store behind a URL others can do both.
     """
 
     def __init__(self, runner: Runner, name: str, *, alone: bool = False) -> None:
@@ -40,6 +40,11 @@ class Noting:
         self._held = ExitStack()
 
     def __enter__(self) -> Noting:
+        if self.alone and not self.store.is_local:
+            print_warning(
+                f"{self.store.root} is behind a URL, where it cannot be seen whether another "
+                "command is at work: what is made anew would be gone for that"
+            )
         self._held.enter_context(
             in_use(self.store, partial(print_in_use, self.store), alone=self.alone)
         )

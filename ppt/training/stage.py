@@ -11,6 +11,7 @@ import tempfile
 import time
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,11 @@ class StageTraining:
         return self.stage.learning_rate or self.training.learning_rate
 
     def plan(self) -> Plan:
-        """Return the plan of the stage's samples."""
+        """Return the plan of the stage's samples, which is made once."""
+        return self._plan
+
+    @cached_property
+    def _plan(self) -> Plan:
         return Plan(
             self.tables,
             self.stage.sources,
@@ -131,7 +136,7 @@ class StageTraining:
         node.clean()
         files = [path for path in Path(checkpoint).iterdir() if path.name != CHECKSUMS]
         checksums = {path.name: node.write_bytes(path.name, path.read_bytes()) for path in files}
-        history = json.loads((Path(checkpoint) / METADATA).read_text())["history"]
+        history = history_of(checkpoint)
         # The digest covers only the encoders' fingerprints; the manifest says how to build them.
         model = self.model.model_dump(mode="json")
         node.write_manifest(
@@ -143,6 +148,11 @@ def worker_class(kind: str) -> type[StageWorker]:
     """Import and return the class whose objects train stages of a kind."""
     module, _, class_name = STAGE_KINDS[kind].partition(":")
     return getattr(import_module(module), class_name)
+
+
+def history_of(checkpoint: str | Path) -> list[EpochMetrics]:
+    """Return the figures of the epochs that the checkpoint in a folder was trained for."""
+    return json.loads((Path(checkpoint) / METADATA).read_text())["history"]
 
 
 def local_folder(node: Node) -> Path:

@@ -11,7 +11,8 @@ A tiny curriculum of the embedded world is run without being disturbed. Then, in
 2. two runs begin at once, both in processes of their own, on Rays of their own, or one on Ray;
 3. every file that it writes fails once, with a full or read-only disk, a damaged one or a limit on
    the size of files, and it is run again after each;
-4. a bit is flipped in every kind of file of a finished store, and it is run again.
+4. a bit is flipped in files of every kind, of a finished store and of an unfinished training, and
+   it is run again.
 
 What is complete must at any time be that of the undisturbed run, byte for byte, and so must all
 checkpoints and results at the end. The last lines are a table; the exit code is 1 if anything
@@ -31,6 +32,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
@@ -51,6 +53,11 @@ from chaos.attempts import (
     leftovers,
     logged_twice,
 )
+from ppt.steps.uses import USES
+from ppt.store.checksums import DamagedFile
+from ppt.store.nodes import Node, Store
+from ppt.tracking.mlflow_runs import ARTIFACTS
+from ppt.training.stage import LOCAL_TRAIN
 
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EFBIG)
 LESS = ("num_buckets=1", "stages.ris_joint.num_epochs=2")
@@ -62,6 +69,9 @@ VICTIMS = ("writer", "writer", "driver", "raylet", "everyone")
 
 LONGEST_DELAY = 0.5
 """The longest time in seconds from the place of a kill to the kill."""
+
+NAME = "chaos"
+"""The name of the run, which is that of its folder."""
 
 console = Console(width=160)
 
@@ -110,7 +120,7 @@ class Chaos:
         os.environ["TMPDIR"] = str(temporary)
         tempfile.tempdir = None
         if not command:
-            options = [*TINY, "name=chaos", f"store={store}", *self.overrides]
+            options = [*TINY, f"name={NAME}", f"store={store}", *self.overrides]
             local = [] if on_ray else ["--local"]
             command = ("train", str(self.curriculum), *options, *local)
         how = in_process if on_ray else in_fork
@@ -266,35 +276,89 @@ def fail(chaos: Chaos, seed: int) -> Row:
 # ---------------------------------------------------------------- damage
 
 
-def flip(chaos: Chaos, whole: Path, flips: int) -> Row:
-    """Flip a bit in files of every kind, and run `ppt verify` and the curriculum again."""
+def flip(chaos: Chaos, whole: Path, places: list[str], number: int) -> Row:
+    """Flip a bit in `number` files, about as many of each kind, and use the store with each.
+
+    The files are those of a finished store and its run, and those of an unfinished training.
+    """
     row = Row("a flipped bit")
-    kinds = defaultdict[tuple[str, str], list[Path]](list)
-    for path in sorted((whole / "store").rglob("*")):
-        if path.is_file():
-            kind = path.parent.parent.name, path.stem.partition("-")[0]
-            kinds[kind].append(path.relative_to(whole))
-    for kind, paths in kinds.items():
-        for path in chaos.rng.sample(paths, min(flips, len(paths))):
-            store = chaos.new_store()
-            shutil.copytree(whole, store)
-            place, bit = _flip(store / path, chaos.rng)
-            verified = chaos.run(store, {}, "verify", str(store))
-            told = [fault] if (fault := verified.fault([0, 1])) else []
-            is_same = path.suffix == ".json" and verified.code == 0  # a digit that changes nothing
-            if not is_same and (verified.code != 1 or str(path) not in verified.output):
-                told.append("ppt verify does not tell it")
-            end = chaos.run(store, {})
-            if fault := end.fault([0, 2]):
-                told.append(fault)
-            if end.code == 2 and str(path) not in end.output:
-                told.append(f"the line does not name the file: {end.errors}")
-            is_read = end.code == 0 and kind == ("results", "data")
-            changed = differences(store, chaos.expected, finished=end.code == 0)
-            told += [line for line in changed if is_read or not line.startswith(f"{path} ")]
-            row.add(f"bit {bit} of byte {place} of {path}", told)
-            shutil.rmtree(store.parent)
+    kinds = defaultdict[tuple[str, ...], list[tuple[Path, Path]]](list)
+    for store in (whole, _interrupted(chaos, places)):
+        for path in sorted(store.rglob("*")):
+            name = path.relative_to(store)
+            is_training = name.parts[0] == LOCAL_TRAIN
+            if path.is_file() and (is_training or store == whole and ARTIFACTS not in name.parts):
+                kinds[_kind_of_file(name)].append((store, name))
+    shuffled = [chaos.rng.sample(files, len(files)) for files in kinds.values()]
+    turns = [file for turn in zip_longest(*shuffled) for file in turn if file]
+    print(f"{len(turns)} files of {len(kinds)} kinds", flush=True)
+    for base, name in turns[:number]:
+        store = chaos.new_store()
+        shutil.copytree(base, store)
+        place, bit = _flip(store / name, chaos.rng)
+        row.add(f"bit {bit} of byte {place} of {name}", _after_a_flip(chaos, store, name))
+        shutil.rmtree(store.parent)
     return row
+
+
+def _interrupted(chaos: Chaos, places: list[str]) -> Path:
+    """Kill a run after the second epoch of a training. Returns its store."""
+    store = chaos.new_store()
+    place = next(p for p in places if p.startswith("write ") and "/.epoch-0002-" in p)
+    kills = [{"place": place, "who": "writer", "delay": 0, "done": str(store.parent / "done")}]
+    chaos.run(store, {"kills": kills})
+    assert list(store.glob(f"{LOCAL_TRAIN}/*/epoch-0002")), "it was not killed there"
+    return store
+
+
+def _kind_of_file(name: Path) -> tuple[str, ...]:
+    """Return the kind of a file, such as the receipts of labels, or the summary of a run."""
+    parts = name.parts
+    folder = parts[1] if parts[0] == "store" else parts[0]
+    held = "" if folder == USES else name.stem.partition("-")[0]
+    return (*parts[:-1], held) if folder == NAME else (folder, held)
+
+
+def _after_a_flip(chaos: Chaos, store: Path, name: Path) -> list[str]:
+    """Run `ppt verify` and the curriculum in a store with a damaged file. Returns what is wrong."""
+    path, told = store / name, []
+    damaged = path.read_bytes()
+    if name.parts[0] in ("store", LOCAL_TRAIN):
+        verified = chaos.run(store, {}, "verify", str(store))
+        if fault := verified.fault([0, 1]):
+            told.append(fault)
+        is_same = path.suffix == ".json" and verified.code == 0  # a digit that changes nothing
+        if not is_same and (verified.code != 1 or str(name) not in verified.output):
+            told.append("ppt verify does not tell it")
+    end = chaos.run(store, {})
+    if fault := end.fault([0, 2]):
+        told.append(fault)
+    if end.code == 2 and str(name) not in end.output:
+        told.append(f"the line does not name the file: {end.errors}")
+    changed = differences(store, chaos.expected, finished=end.code == 0)
+    is_left = name.parts[0] == "store" and path.is_file() and path.read_bytes() == damaged
+    if is_left:  # the run ended with it, or did not read it
+        if end.code == 0 and f"{name} differs" in changed:
+            told += _silent_reader(store, name)
+        changed = [line for line in changed if line != f"{name} differs"]
+    return told + changed
+
+
+def _silent_reader(store: Path, name: Path) -> list[str]:
+    """Return a line if a later reader of a damaged file would not be told."""
+    kind, digest = name.parts[1:3]
+    table, _, bucket = name.stem.partition("-")
+    node = Node(Store(str(store)), kind, digest, {})
+    try:
+        if kind == "checkpoints":
+            node.local_folder()
+        if name.suffix == ".json":
+            node.read_json(name.name)
+        elif kind != "checkpoints":
+            node.read(int(bucket), table)
+    except DamagedFile as damage:
+        return [] if str(name) in str(damage) else [f"the reader is told: {damage}"]
+    return ["a reader is not told"]
 
 
 def _flip(path: Path, rng: random.Random) -> tuple[int, int]:
@@ -315,7 +379,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--kills", type=int, default=20, help="half of them on Ray")
-    parser.add_argument("--flips", type=int, default=1, help="for each kind of file")
+    parser.add_argument("--flips", type=int, default=100, help="spread over all kinds of files")
     parser.add_argument("--only", choices=["kills", "pairs", "writes", "flips", "ray"])
     parser.add_argument("--short", action="store_true", help="a few, without Ray")
     asked = parser.parse_args()
@@ -332,7 +396,7 @@ def main() -> int:
             "kills": lambda: [kill(chaos, places, here)],
             "pairs": lambda: [pair(chaos)],
             "writes": lambda: [fail(Chaos(home / "writes", *LESS), asked.seed)],
-            "flips": lambda: [flip(chaos, whole, asked.flips)],
+            "flips": lambda: [flip(chaos, whole, places, asked.flips)],
             "ray": lambda: [
                 kill(chaos, chaos.undisturbed(on_ray=True)[1], there, on_ray=True),
                 pair(chaos, on_ray=True),

@@ -95,8 +95,7 @@ def in_fork(arguments: list[str], plan: dict[str, Any], folder: Path) -> Wait:
 
 def in_process(arguments: list[str], plan: dict[str, Any], folder: Path) -> Wait:
     """Start a command in a new process, whose processes of Ray have the hook too."""
-    path = os.pathsep.join(map(str, (HERE / "site", TESTS, TESTS.parent)))
-    environment = {**os.environ, **_environment(plan, folder), "PYTHONPATH": path}
+    environment = {**os.environ, **hooked(plan, folder)}
     environment.pop("RAY_ADDRESS", None)
     number, name = tempfile.mkstemp(prefix="log-", dir=folder)
     os.close(number)
@@ -131,6 +130,12 @@ def _end(pids: set[int]) -> None:
         with suppress(OSError):
             if mine in Path(f"/proc/{pid}/environ").read_bytes():
                 os.kill(pid, signal.SIGKILL)
+
+
+def hooked(plan: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Return the variables that give new processes, and all that they start, the hook."""
+    path = os.pathsep.join(map(str, (HERE / "site", TESTS, TESTS.parent)))
+    return {**_environment(plan, folder), "PYTHONPATH": path}
 
 
 def _environment(plan: dict[str, Any], folder: Path) -> dict[str, str]:

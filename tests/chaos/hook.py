@@ -9,6 +9,8 @@ CHAOS_PLAN names a JSON file, which holds:
 * `kills`: a list of harms with `place`, `who`, `delay` in seconds and `done`, the file that says
   that the harm has been done. The process that comes to the place kills `who` after the delay:
   itself (`writer`), the process of the command (`driver`), `raylet`, or `everyone`;
+* `holds`: a list of `place` and `done`. The first process that comes to the place writes its number
+  into the file `done` and waits there until it is killed;
 * `faults`: a file to which places are appended. At the first place that is not in it the process
   loses its disk: this write and all that follow fail with the error `errno`.
 
@@ -81,13 +83,17 @@ class _Hook:
         if trace := self.plan.get("trace"):
             _append(trace, place)
         for kill in self.plan.get("kills", []):
-            if kill["place"] == place and _first(kill["done"]):
+            if kill["place"] == place and _is_first(kill["done"]):
                 if kill["delay"]:
                     thread = threading.Timer(kill["delay"], _kill, [kill["who"]])
                     thread.daemon = True
                     thread.start()
                 else:
                     _kill(kill["who"])
+        for hold in self.plan.get("holds", []):
+            if hold["place"] == place and _is_first(hold["done"]):
+                while True:
+                    time.sleep(60)
         if faults := self.plan.get("faults"):
             self._fail(place, path, faults)
 
@@ -111,12 +117,16 @@ def _append(path: str, line: str) -> None:
     os.close(number)
 
 
-def _first(path: str) -> bool:
-    """Return whether this process is the first that comes here; there are several of Ray."""
+def _is_first(path: str) -> bool:
+    """Return whether this process is the first that comes here, and write its number if it is."""
+    written = f"{path}.{os.getpid()}"
+    Path(written).write_text(str(os.getpid()))
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.link(written, path)  # with what it holds, so that nobody finds it empty
     except FileExistsError:
         return False
+    finally:
+        os.remove(written)
     return True
 
 

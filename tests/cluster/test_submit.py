@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from common import PATIENCE
 from ray._private.runtime_env.packaging import create_package
 from typer.testing import CliRunner
 
@@ -161,7 +162,7 @@ def test_ctrl_c_leaves_the_job_running_and_stop_stops_it(address: str, tmp_path:
     while client.get_job_status(name) == "PENDING":
         time.sleep(0.2)
     follower.send_signal(signal.SIGINT)
-    _, error = follower.communicate(timeout=60)
+    _, error = follower.communicate(timeout=PATIENCE)
     assert follower.returncode == 130
     assert f"{name} goes on: ppt submit --address {address} --follow {name}" in error
     assert client.get_job_status(name) == "RUNNING"

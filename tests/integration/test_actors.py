@@ -42,14 +42,18 @@ class _Numbers(Step):
 
 @dataclass(frozen=True)
 class _Deadly(_Numbers):
-    """Kills the process that makes bucket 1, so many times."""
+    """Kills the process that makes bucket 1, so many times; it leaves half a file each time."""
 
     deaths: Path = Path()  # a folder with a file for each
+    store: Path = Path()
     times: int = 1
 
     def __call__(self, bucket: int) -> BucketOutput:
         if bucket == 1 and len(list(self.deaths.iterdir())) < self.times:
             (self.deaths / str(os.getpid())).touch()
+            node = node_of(self, self.store)
+            os.makedirs(node.folder, exist_ok=True)
+            Path(node.path(".data-00001.parquet.0123abcd")).write_bytes(b"half a fi")
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(bucket)
 
@@ -82,9 +86,10 @@ def node_of(step: Step, tmp_path: Path) -> Node:
 
 
 def test_a_killed_actor_loses_no_bucket(pool: ActorPool, tmp_path: Path, deaths: Path) -> None:
-    step = _Deadly(deaths=deaths)
+    step = _Deadly(deaths=deaths, store=tmp_path)
     node = node_of(step, tmp_path)
     pool.make(node, step)
+    assert not [name for name in node.sizes() if name.startswith(".")]
     assert node.read_all()["bucket"].to_pylist() == [0, 1, 2, 3, 4]
     assert len(list(deaths.iterdir())) == 1
     assert len(pool.actors) == 2  # a new one is in its place
@@ -111,7 +116,7 @@ def test_a_bucket_that_kills_every_actor_is_named(
     pool: ActorPool, tmp_path: Path, deaths: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actors, "MAX_ATTEMPTS", 2)  # every one starts a process
-    step = _Deadly(buckets=3, deaths=deaths, times=9)
+    step = _Deadly(buckets=3, deaths=deaths, store=tmp_path, times=9)
     node = node_of(step, tmp_path)
     with pytest.raises(StepError, match="bucket 1 lost its actor 2 times"):
         pool.make(node, step)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 import ray.util
+from common import PATIENCE
 
 from ppt.distributed import claims
 from ppt.store.nodes import Node, Store
@@ -25,7 +26,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 def quick_leases(cluster: None) -> Iterator[None]:
     """The cluster's actor of leases, with leases that run out sooner."""
     ray.kill(claims.leases_actor(), no_restart=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while "ppt-claims" in [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -59,7 +60,10 @@ def test_when_the_maker_dies_another_takes_over(quick_leases: None, tmp_path: Pa
     dead = make.remote(node, tmp_path, die=True)
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(dead)
-    assert ray.get([make.remote(node, tmp_path) for _ in range(2)], timeout=120).count("made") == 1
+    assert (
+        ray.get([make.remote(node, tmp_path) for _ in range(2)], timeout=PATIENCE).count("made")
+        == 1
+    )
     assert len(list(tmp_path.glob("began-*"))) == 2
     assert node.is_complete()
 
@@ -106,6 +110,6 @@ def test_a_run_on_another_ray_is_waited_for(
         time.sleep(0.05)
     assert found == []
     other.communicate("\n")
-    thread.join(120)
+    thread.join(PATIENCE)
     assert found == [False]
     assert node.manifest()["made"] == "elsewhere"

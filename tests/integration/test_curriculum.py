@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 
 from ppt.config import ConfigError
 from ppt.curriculum.finished import select_after
+from ppt.curriculum.inputs import check_sources
 from ppt.tracking.record import RunRecord
 from ppt.tracking.summary import summarise
 
@@ -156,3 +158,13 @@ def test_a_store_that_is_removed_is_made_equal(finished: RunRecord, tmp_path: Pa
         assert node.digest == ours[name].digest, name
         for file in Path(node.folder).glob("data-*"):
             assert file.read_bytes() == Path(ours[name].path(file.name)).read_bytes(), file
+
+
+def test_weights_that_leave_no_sample_are_told_before_a_training(finished: RunRecord) -> None:
+    check_sources(finished)
+    stages = dict(finished.curriculum.stages)
+    few = {"h_sem": 1e-4, "d_sem": 1e-4}
+    stages["ris_joint"] = stages["ris_joint"].model_copy(update={"sources": few})
+    curriculum = finished.curriculum.model_copy(update={"stages": stages})
+    with pytest.raises(ConfigError, match=r"stages.ris_joint.sources leaves no sample.*h_sem \("):
+        check_sources(replace(finished, curriculum=curriculum))

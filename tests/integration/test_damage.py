@@ -9,8 +9,10 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from common import TINY, nodes_of, run_here, tiny
+from common import TINY, nodes_of, run_here, tiny, two_stages
+from PIL import Image
 from typer.testing import CliRunner
 
 from ppt.config import ConfigError, Curriculum
@@ -219,6 +221,39 @@ def test_results_that_the_page_reads_are_told_in_one_line(
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert path.read_bytes() == whole
+
+
+def test_quarantined_rows_that_are_damaged_are_told_when_they_are_read(tmp_path: Path) -> None:
+    """They are read by commands that list them; the summary of a run is made of them."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "there.png")
+    rows = ("picture,expression", "there.png,a dog", "gone.png,a cat", "lost.png,a cat")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    data = f"data.referring={{format: table, path: {tmp_path / 'table.csv'}}}"
+    store = tmp_path / "runs"
+    command = ["prepare", str(two_stages(tmp_path)), *TINY, f"store={store}", data, "--local"]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0 and "gone.png is missing" in first.output, first.output
+    paths = [
+        path
+        for path in (store / "store" / "samples").rglob("quarantine-*.parquet")
+        if pq.read_metadata(path).num_rows
+    ]
+    assert paths
+    for path in paths:
+        whole = path.read_bytes()
+        flip(path, path)
+        forget_read()
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2, result.output
+        (line,) = [line for line in result.output.splitlines() if "error: " in line]
+        assert f"{path} of samples is damaged" in line
+        assert (
+            f"damaged: {path} of samples" in CliRunner().invoke(app, ["verify", str(store)]).stderr
+        )
+        path.unlink()
+        again = CliRunner().invoke(app, command)
+        assert again.stdout == first.stdout
+        assert path.read_bytes() == whole
 
 
 def test_a_store_elsewhere_is_checked_too(curriculum: Curriculum, runner: Recorder) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-from common import ROOT
+from common import PATIENCE, ROOT
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner
@@ -32,6 +32,7 @@ from ppt.images.pictures import encode_picture
 from ppt.jobs.cli import app
 from ppt.serving.predictor import Predictor
 from ppt.serving.stored_checkpoint import open_checkpoint
+from ppt.steps.runner import forget_read
 from ppt.store.checksums import seal, unseal
 from ppt.tracking.mlflow_runs import logged_run
 from ppt.tracking.record import RunRecord
@@ -119,6 +120,19 @@ def test_the_card_tells_data_stages_figures_limits_and_licence(
     for fingerprint in open_checkpoint(folder).encoders.values():
         assert fingerprint in card
     assert f"| {tiny_run.baselines['clip_sam_published'].metrics['mIoU']:.1f} |" in card
+
+
+def test_what_is_damaged_is_not_exported(run: Path, tmp_path: Path) -> None:
+    """The new folder would have right checksums of it."""
+    checkpoint = open_checkpoint(run).folder
+    for name in ("metadata.json", "generator.safetensors"):
+        path, out = checkpoint / name, tmp_path / "out"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        forget_read()
+        assert f"{path} is damaged" in refused("export", run, "--out", out)
+        assert not list(out.glob("*"))
+        path.write_bytes(whole)
 
 
 def test_a_stage_can_be_named(run: Path, tmp_path: Path) -> None:
@@ -309,18 +323,18 @@ def test_mlflow_serves_the_model(
 
         def ask(records: list[dict[str, str]]) -> requests.Response:
             url = f"http://127.0.0.1:{port}/invocations"
-            return requests.post(url, json={"dataframe_records": records}, timeout=120)
+            return requests.post(url, json={"dataframe_records": records}, timeout=PATIENCE)
 
         assert ask(records).json() == {"predictions": without_path(expected)}
         assert ask([{"picture": "AAAA", "expression": "a car"}]).status_code == 400
         assert ask([{"picture": picture}]).status_code == 400
     finally:
         os.killpg(server.pid, 15)
-        server.wait(60)
+        server.wait(PATIENCE)
 
 
-def wait_for(url: str, server: subprocess.Popen[bytes], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and server.poll() is None:
         try:
             requests.get(url, timeout=5).raise_for_status()

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from common import here, nodes_of, run_here, small, tiny
+from common import PATIENCE, here, nodes_of, run_here, small, tiny
 from typer.testing import CliRunner
 
-from ppt.config import Curriculum
+from ppt.config import Curriculum, Resources
 from ppt.curriculum.finished import evaluate_curriculum
 from ppt.curriculum.run import run_curriculum_again
 from ppt.jobs.cli import app
 from ppt.serving.predictor import Predictor
-from ppt.steps.uses import USES, uses_of
+from ppt.steps.local_runner import LocalRunner
+from ppt.steps.uses import USES, Noting, uses_of
 from ppt.store.locks import LOCKS, in_use
 from ppt.store.nodes import BucketOutput, Count, Node, Store
 from ppt.tracking.record import RunRecord
@@ -200,7 +201,7 @@ def test_what_removes_waits_for_the_runs_at_work(curriculum: Curriculum, command
         assert thread.is_alive()
         found = contents(curriculum.store)
         assert {name: found.get(name) for name in before} == before
-    thread.join(60)
+    thread.join(PATIENCE)
     assert ends == ["0"]
     assert contents(curriculum.store) != before
     assert not Path(curriculum.store, LOCKS, "in-use").exists()
@@ -243,6 +244,15 @@ def test_gc_removes_nothing_where_it_cannot_know(curriculum: Curriculum, tmp_pat
     assert ppt("gc", str(tmp_path / "nowhere"))[0] == 2
 
 
+def test_who_makes_anew_behind_a_url_is_warned(capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store("memory://ppt-anew")
+    for alone in (True, False):
+        with Noting(LocalRunner(store, Resources()), "run", alone=alone):
+            pass
+        told = " ".join(capsys.readouterr().err.split())
+        assert ("cannot be seen whether another command is at work" in told) == alone
+
+
 def test_a_store_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ppt.jobs.common.FILE_WIDTH", 500)
     url = "memory://ppt-lineage"
@@ -255,7 +265,12 @@ def test_a_store_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     store.fs.pipe_file(f"{store.path}/{USES}/run/{child.digest}", b"labels")
     code, told, _ = ppt("show", child.digest, "--store", url)
     assert (code, f"samples: samples {used.digest}" in told) == (0, True)
+    code, _, told = ppt("gc", url)
+    assert (code, f"not needed: labels {other.digest}" in told) == (0, True)
     code, _, told = ppt("gc", url, "--delete")
+    assert (code, "see that none is on any machine, and add --alone" in told) == (2, True), told
+    assert other.is_complete()
+    code, _, told = ppt("gc", url, "--delete", "--alone")
     assert (code, told.count("removed: "), other.digest in told) == (0, 1, True)
     assert child.is_complete() and used.is_complete() and not other.sizes()
     store.fs.rm(store.path, recursive=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from common import ROOT
+from common import PATIENCE, ROOT
 from load import body_of, load
 from typer.testing import CliRunner
 from untrained_run import untrained_run
@@ -56,7 +56,7 @@ def service(cluster: None, run: Path, port: int) -> Iterator[str]:
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, dict]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request(method, path, body, {"content-type": "application/json"})
     answer = connection.getresponse()
     return answer.status, json.loads(answer.read())

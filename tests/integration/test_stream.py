@@ -1,5 +1,9 @@
 """Ray Data delivers what the reader reads: the same batches in the same order, without copies."""
 
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import fields
 
 import pytest
@@ -10,7 +14,7 @@ from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader
 from ppt.config import Resources
 from ppt.distributed import stream
-from ppt.distributed.stream import from_row, stream_epochs, to_row
+from ppt.distributed.stream import _begun, from_row, stream_epochs, to_row
 
 SIZE = (40, 64)
 
@@ -64,3 +68,28 @@ def test_streamed_batches_are_the_readers(
             assert len(found) == len(expected) == stage_reader.plan.num_iterations
             for one, other in zip(found, expected, strict=True):
                 assert_equal(one, other)
+
+
+def test_the_first_batch_is_waited_for_by_a_thread() -> None:
+    begun = threading.Event()
+
+    def items(fault: Exception | None = None) -> Iterator[int]:
+        begun.set()
+        if fault:
+            raise fault
+        yield from range(3)
+
+    batches = _begun(items())
+    assert begun.wait(60)
+    assert list(batches) == [0, 1, 2]
+    with pytest.raises(OSError, match="no disk"):
+        next(_begun(items(OSError("no disk"))))
+
+
+def test_what_starts_a_training_imports_no_nets() -> None:
+    """A worker builds its nets while its readers start, and each import would delay them."""
+    nets = {"open_clip", "segment_anything", "torchvision", "torch._dynamo", "scipy", "mlflow"}
+    program = f"import sys, ppt.distributed.ray_runner; print(*({nets!r} & sys.modules.keys()))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

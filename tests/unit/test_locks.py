@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from common import PATIENCE
 
 from ppt.steps.progress import print_waiting
 from ppt.store.locks import LOCKS, in_use, locked
@@ -66,7 +67,7 @@ def test_waits_for_another_process(
             other.send_signal(signal.SIGKILL)
         else:
             other.communicate("\n")
-        thread.join(60)
+        thread.join(PATIENCE)
         assert entered.is_set()
     assert other.wait() == (-signal.SIGKILL if dies else 0)
     assert list((tmp_path / LOCKS).iterdir()) == []
@@ -110,7 +111,7 @@ def test_a_store_is_used_together_or_alone(tmp_path: Path) -> None:
         while not waited:
             thread.join(0.01)
         assert not alone.is_set()
-    thread.join(60)
+    thread.join(PATIENCE)
     assert alone.is_set()
     assert waited == ["for the others"]
     assert list((tmp_path / LOCKS).iterdir()) == []

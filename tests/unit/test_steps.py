@@ -31,7 +31,7 @@ from ppt.config.stage_kinds import STAGE_KINDS
 from ppt.data.toybox import ToyboxScenes
 from ppt.evaluation.protocols import Protocol
 from ppt.experiments.benchmark.actor_scaling import ModelOfSelect
-from ppt.models import loaded
+from ppt.models import build, loaded
 from ppt.models.confidence import Calibration
 from ppt.serving.predict_table import PredictRows, Row
 from ppt.serving.stored_checkpoint import StoredCheckpoint
@@ -242,17 +242,17 @@ def nets_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nets that nobody has are told apart by their names alone; there are two kinds of stages."""
     monkeypatch.setitem(STAGE_KINDS, "another", STAGE_KINDS["standard"])
 
-    def known(build: Any) -> Any:
+    def known(builder: Any) -> Any:
         def fingerprinted(config: Any) -> Any:
             try:
-                return build(config)
+                return builder(config)
             except ValueError:
                 return SimpleNamespace(fingerprint=digest_of(config.model_dump()))
 
         return fingerprinted
 
     for name in ("build_image_text_encoder", "build_segmenter"):
-        monkeypatch.setattr(loaded, name, known(getattr(loaded, name)))
+        monkeypatch.setattr(build, name, known(getattr(build, name)))
     for cached in (loaded.clip_fingerprint, loaded.sam_fingerprint):
         monkeypatch.setattr(loaded, cached.__name__, cached)
         cached.cache_clear()

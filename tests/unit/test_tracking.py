@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from common import PATIENCE
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from run_record import STAGES, build_record, curriculum
@@ -230,7 +231,7 @@ def test_the_use_of_the_machine_is_logged_if_asked_for(
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     with Tracker(elsewhere):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not logged() and time.monotonic() < deadline:
             time.sleep(0.05)
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= logged()
@@ -373,9 +374,11 @@ class Server:
 
         self.app = app
         self.database = f"sqlite:///{folder}/server.db"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        MlflowClient(self.database).search_experiments()  # makes the tables, which takes its time
+        self.kept = socket.socket()  # nobody else gets the port while the server is down
+        self.kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.kept.bind(("127.0.0.1", 0))
+        self.port = self.kept.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -388,13 +391,16 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server(tmp_path)
     monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", server.database)
     monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", f"file://{tmp_path}/artifacts")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-    return server
+    # A server that is down refuses at once; one that is slow on a busy machine is not down.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE))
+    yield server
+    server.kept.close()
 
 
 def log_with(record: RunRecord, told: list[str], before: dict[int, Callable[[], None]]) -> None:
