@@ -142,6 +142,7 @@ def check_outputs(store: Store, folder: str | None) -> None:
     With the run's `folder`, this and MLflow are checked too. Raises ConfigError, which says what to
     do.
     """
+    store.check()
     if fault := unwritable(store):
         raise ConfigError(f"store: {store.root!r} cannot be written to ({fault}): set another one")
     if folder is not None:

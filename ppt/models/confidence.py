@@ -25,8 +25,11 @@ from ppt.models.point_generator import patch_centres
 EVIDENCE = ("agreement", "stability", "similarity")
 """The names of the figures, in their order."""
 
+PROPORTIONS = (1.0, 0.5, 1.0)
+"""What each figure, divided by its standard deviation, counts in a score (our choice)."""
+
 _STABILITY_OFFSET = 1.0  # as in segment_anything's SamAutomaticMaskGenerator
-_REGULARISATION = 1e-3  # of the weights of scaled figures
+_REGULARISATION = 1e-3  # of the weight of the scaled sum, and of the bias
 
 
 def gather_evidence(
@@ -93,7 +96,10 @@ class Calibration:
 
 
 def fit_calibration(evidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -> Calibration:
-    """Fit a calibration.
+    """Fit a calibration whose weights are in `PROPORTIONS`.
+
+    The proportions are fixed because the masks at hand are few, and because whether one counts as
+    right is often judged by a pseudo label, which agrees with the similarity more than the truth.
 
     Args:
         evidence: [N, 3].
@@ -101,22 +107,27 @@ def fit_calibration(evidence: np.ndarray, right: np.ndarray, weight: np.ndarray)
         weight: [N], how much each mask counts.
 
     Returns:
-        The calibration. Without any mask it gives every evidence the probability 1/2.
+        The calibration, in which more evidence never makes a mask less probable. A figure that is
+        the same for all masks has no weight. Without any mask all have the probability 1/2.
     """
     if not weight.sum():
         return Calibration((0.0,) * evidence.shape[1], 0.0)
-    scale = evidence.std(0) + 1e-6
-    scaled = (evidence - evidence.mean(0)) / scale
+    spread = evidence.std(0)
+    proportions = np.divide(PROPORTIONS, spread, out=np.zeros_like(spread), where=spread > 1e-6)
+    total = evidence @ proportions
+    mean, scale = total.mean(), total.std() + 1e-6
+    scaled = (total - mean) / scale
     sign = np.where(right, 1.0, -1.0)
     share = weight / weight.sum()
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = sign * (scaled @ parameters[:-1] + parameters[-1])
+        margin = sign * (scaled * parameters[0] + parameters[1])
         slope = -share * sign * expit(-margin)
         penalty = _REGULARISATION * parameters
-        gradient = np.append(slope @ scaled, slope.sum()) + 2 * penalty
+        gradient = np.array([slope @ scaled, slope.sum()]) + 2 * penalty
         return float(share @ np.logaddexp(0, -margin) + penalty @ parameters), gradient
 
-    found = minimize(loss, np.zeros(evidence.shape[1] + 1), jac=True, method="L-BFGS-B").x
-    weights = found[:-1] / scale
-    return Calibration(tuple(weights.tolist()), float(found[-1] - weights @ evidence.mean(0)))
+    bounds = [(0, None), (None, None)]
+    slope, bias = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=bounds).x
+    weights = slope / scale * proportions
+    return Calibration(tuple(weights.tolist()), float(bias - slope / scale * mean))

@@ -124,7 +124,7 @@ class _Evaluate(Step):
 
     kind = "results"
     command = "evaluate"
-    version = 3
+    version = 4
 
     split: EvaluationSplit
     model: Model

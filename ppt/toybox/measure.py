@@ -22,7 +22,14 @@ from ppt.toybox.backbones import (
     load_sam,
 )
 from ppt.toybox.pool import part_id_map
-from ppt.toybox.prompts import KINDS, MIN_TARGET_PX, choose_target, literal_mask, sample_prompt
+from ppt.toybox.prompts import (
+    KINDS,
+    MIN_TARGET_PX,
+    bays_of,
+    choose_target,
+    literal_mask,
+    sample_prompt,
+)
 from ppt.toybox.shapes import CLASS_NAMES, COLOUR_NAMES
 from ppt.toybox.surgery import patch_tokens, phrase_directions
 from ppt.toybox.world import IMAGE_SIZE, Picture, object_centric, scene
@@ -197,10 +204,13 @@ def _measure_literal(sam: Sam, embeddings: Tensor, part_ids: list[np.ndarray]) -
         `background` is the mIoU with the background for one positive point on it. `part` is the
         mIoU with a part for two positive points on it. For an object with positive points all over
         it but one part, which has a negative point, `removed` is the share of that part that the
-        mask leaves out, and `kept` the share of the rest that it covers.
+        mask leaves out, and `kept` the share of the rest that it covers. For positive points all
+        over an object with a bay, `bay` is the share of the bay that the mask covers, and
+        `bay_removed` the share that it leaves out if a negative point lies on it.
     """
     rng = np.random.default_rng(EVALUATION_SEED)
-    quality: dict[str, list[float]] = {"background": [], "part": [], "removed": [], "kept": []}
+    names = ("background", "part", "removed", "kept", "bay", "bay_removed")
+    quality: dict[str, list[float]] = {name: [] for name in names}
     for embedding, ids in zip(embeddings, part_ids, strict=True):
         far = distance_transform_edt(ids == 0) > POINTING_MARGIN
         found = _single_mask(sam, embedding, _draw(far, 1, rng), [1])
@@ -216,6 +226,14 @@ def _measure_literal(sam: Sam, embeddings: Tensor, part_ids: list[np.ndarray]) -
             found = _single_mask(sam, embedding, spots, [1, 1, 1, 1, 1, 0])
             quality["removed"].append(float(np.mean(~found[of_part])))
             quality["kept"].append(float(np.mean(found[rest])))
+        whole = choose_target(ids, rng, whole=True)
+        for bay in bays_of(whole, ids == 0)[:1]:
+            spots = _draw(whole, 6, rng)
+            found = _single_mask(sam, embedding, spots, [1] * 6)
+            quality["bay"].append(float(np.mean(found[bay])))
+            spots = np.concatenate([spots, _draw(bay, 1, rng)])
+            found = _single_mask(sam, embedding, spots, [1] * 6 + [0])
+            quality["bay_removed"].append(float(np.mean(~found[bay])))
     return {name: float(np.mean(values)) for name, values in quality.items()}
 
 

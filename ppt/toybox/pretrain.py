@@ -16,7 +16,7 @@ from ppt.toybox.backbones import WEIGHTS
 from ppt.toybox.pretrain_clip import pretrain_clip
 from ppt.toybox.pretrain_sam import pretrain_sam
 
-STEPS = {"clip": 1500, "sam": 11_100}  # iterations
+STEPS = {"clip": 1500, "sam": 13_600}  # iterations
 # These settings keep glibc from returning the memory of large tensors after every iteration.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 _PRETRAIN = {"clip": pretrain_clip, "sam": pretrain_sam}

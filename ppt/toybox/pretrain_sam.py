@@ -16,6 +16,7 @@ from ppt.toybox.pool import Pool, build_pool
 from ppt.toybox.prompts import (
     KIND_SHARES,
     KINDS,
+    LITERAL_MAX_POINTS,
     LITERAL_NOISY_SHARE,
     MAX_POINTS,
     NOISY_SHARE,
@@ -29,7 +30,7 @@ from ppt.toybox.schedule import build_optimizer, build_schedule, save_weights
 BATCH_SIZE = 8
 PROMPTS_PER_PICTURE = 8
 # Each cosine cycle's share of the iterations and its learning rate.
-CYCLES = ((36 / 111, 1e-3), (30 / 111, 7e-4), (45 / 111, 7e-4))
+CYCLES = ((36 / 136, 1e-3), (30 / 136, 7e-4), (70 / 136, 7e-4))
 LITERAL_CYCLE = 2  # the cycle in which the single mask begins to take points at their word
 POOL_SIZE = 9_000
 
@@ -148,7 +149,8 @@ def _draw_prompts(part_ids: np.ndarray, rng: np.random.Generator, literal: bool)
         Points [N, P, 2] in pixels, labels [N, P], and as bool [N, S, S] the targets for which the
         prompts were drawn and the masks that their points ask for.
     """
-    num_points = int(rng.integers(1, MAX_POINTS + 1))  # the same for the batch, against padding
+    most = LITERAL_MAX_POINTS if literal else MAX_POINTS
+    num_points = int(rng.integers(1, most + 1))  # the same for the batch, against padding
     prompts = []
     for ids in part_ids:
         for _ in range(PROMPTS_PER_PICTURE):

@@ -8,12 +8,15 @@ which guess what is meant. What its points say is that of the single mask, see `
 """
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from PIL import Image, ImageDraw
+from scipy.ndimage import distance_transform_edt, label
+from scipy.spatial import ConvexHull
 
 # The kinds of prompts and their shares in training (our choice).
 KINDS = ("one", "positives", "box", "far")
 KIND_SHARES = (0.15, 0.20, 0.30, 0.35)
 MAX_POINTS = 10
+LITERAL_MAX_POINTS = 28  # where points are taken at their word, for prompts of a point generator
 WHOLE_SHARE = 0.75
 NOISY_SHARE = 0.2
 # Where points are taken at their word: the same, and the shares of the prompts drawn for the
@@ -23,6 +26,7 @@ BACKGROUND_SHARE = 0.05
 WITHOUT_PART_SHARE = 0.15
 MIN_TARGET_PX = 20
 MARGIN_PX = 2
+BAY_SHARE = 0.15  # of an object's area that a bay has at least
 
 
 def choose_target(
@@ -83,16 +87,44 @@ def literal_mask(points: np.ndarray, labels: np.ndarray, part_ids: np.ndarray) -
     mask = np.zeros(ids.shape, bool)
     for region in np.unique(regions[labels == 1]):
         mask |= ids == region
+    object_ids = (ids.astype(int) + 15) // 16
+    bays = []
     for thing in np.unique(objects[(labels == 1) & (objects > 0)]):
-        if len(np.unique(regions[(labels == 1) & (objects == thing)])) > 1:
-            mask |= (ids.astype(int) + 15) // 16 == thing
+        whole = object_ids == thing
+        parts_asked = np.unique(regions[(labels == 1) & (objects == thing)])
+        if len(parts_asked) > 1:
+            mask |= whole
+        if len(parts_asked) > 1 or len(np.unique(ids[whole])) == 1:
+            bays += bays_of(whole, ids == 0)
     for region in np.unique(regions[labels == 0]):
         inside = ids == region
         here = regions == region
         spots = np.argwhere(inside)[:, None, ::-1]
         nearest = ((spots - points[here]) ** 2).sum(-1).argmin(1)
         mask[inside] &= labels[here][nearest] == 1
+    for bay in bays:
+        if not (bay[rows, columns] & (labels == 0)).any():
+            mask |= bay
     return mask
+
+
+def bays_of(whole: np.ndarray, background: np.ndarray) -> list[np.ndarray]:
+    """Return the bays of an object: large connected pieces of background in its convex hull.
+
+    Args:
+        whole: the object's mask, bool [S, S].
+        background: the pixels of no object, bool [S, S].
+
+    Returns:
+        A mask, bool [S, S], for each piece of at least BAY_SHARE of the object's area.
+    """
+    spots = np.argwhere(whole)[:, ::-1]
+    hull = Image.new("1", whole.shape[::-1])
+    outline = spots[ConvexHull(spots).vertices]
+    ImageDraw.Draw(hull).polygon([(int(x), int(y)) for x, y in outline], fill=1)
+    pieces, _ = label(np.asarray(hull) & background)
+    sizes = np.bincount(pieces.ravel())
+    return [pieces == n for n in range(1, len(sizes)) if sizes[n] >= BAY_SHARE * whole.sum()]
 
 
 def _without_small_parts(part_ids: np.ndarray) -> np.ndarray:

@@ -75,24 +75,30 @@ def test_masks_are_sampled_at_the_nearest_pixel() -> None:
 def test_the_calibration_that_made_the_answers_is_found() -> None:
     rng = np.random.default_rng(0)
     figures = rng.normal([0.8, 0.9, 0.2], [0.2, 0.1, 0.05], (20_000, 3))
-    true = Calibration((4.0, -3.0, 20.0), -5.0)
+    true = Calibration((4.0, 4.0, 16.0), -9.0)  # 0.8 times each proportion, by the spread
     right = rng.random(len(figures)) < true.probability(figures)
     found = fit_calibration(figures, right, np.ones(len(figures)))
     assert found.probability(figures) == pytest.approx(true.probability(figures), abs=0.03)
-    assert true.probability(np.array([[0.5, 1.0, 0.2]])) == pytest.approx(expit(-2.0))
+    assert found.weights == pytest.approx(true.weights, rel=0.1)
+    assert true.probability(np.array([[0.5, 1.0, 0.1]])) == pytest.approx(expit(-1.4))
 
 
 def test_a_weight_counts_like_that_many_masks() -> None:
     figures = np.array([[0.0, 1, 0], [1, 1, 0], [1, 1, 1], [0, 1, 1]])
-    right = np.array([False, True, True, False])
     right_again = np.array([False, True, False, True, False])
     again = np.concatenate([figures[:3], figures[2:]])
     twice = fit_calibration(again[[0, 1, 2, 3, 3, 4]], right_again[[0, 1, 2, 3, 3, 4]], np.ones(6))
     weighted = fit_calibration(again, right_again, np.array([1.0, 1, 1, 2, 1]))
     assert weighted.probability(figures) == pytest.approx(twice.probability(figures), abs=0.02)
-    assert (fit_calibration(figures, right, np.ones(4)).probability(figures) > 0.5).tolist() == (
-        right.tolist()
-    )
+    first, *_, last = weighted.probability(figures[[0, 1, 2]])
+    assert first < 0.5 < last
+    assert weighted.weights[1] == 0  # of a figure that is the same for all
+
+
+def test_evidence_that_misleads_counts_nothing() -> None:
+    figures = np.array([[0.0, 0.1, 0.2], [1.0, 0.9, 0.8]])
+    found = fit_calibration(figures, np.array([True, False]), np.ones(2))
+    assert found.probability(figures) == pytest.approx([0.5, 0.5])
 
 
 def test_without_any_mask_nothing_is_known() -> None:

@@ -335,7 +335,7 @@ def with_texts(value: Any, encoded: Node) -> Any:
 
 READERS = {
     EncodeWords: {
-        *(SelectReferents, GatherEvidence, EvaluateCheckpoint, AgreeWithLabels),
+        *(SelectReferents, ModelOfSelect, GatherEvidence, EvaluateCheckpoint, AgreeWithLabels),
         StageTraining,
     },
     EncodePhrases: {

@@ -259,9 +259,10 @@ def two_objects() -> np.ndarray:
     return ids
 
 
-def said(*points: tuple[float, float, int]) -> np.ndarray:
+def said(*points: tuple[float, float, int], ids: np.ndarray | None = None) -> np.ndarray:
     x, y, labels = np.array(points).T
-    return literal_mask(np.stack([x, y], 1), labels.astype(int), two_objects())
+    ids = two_objects() if ids is None else ids
+    return literal_mask(np.stack([x, y], 1), labels.astype(int), ids)
 
 
 def test_points_are_taken_at_their_word():
@@ -294,6 +295,29 @@ def test_a_negative_point_removes_what_it_lies_on_or_its_side_of_it():
     assert np.array_equal(np.flatnonzero((three & (ids >= 17)).any(1)), np.arange(25, 30))
 
 
+def test_a_whole_object_has_its_bays_until_a_negative_point_lies_on_them():
+    ids = np.zeros((40, 40), np.uint8)
+    ids[5:30, 5:10], ids[5:30, 25:30], ids[15:20, 10:25] = 1, 1, 2  # the letter H
+    ids[24:28, 16:20] = 17  # an object in the lower bay
+    letter, upper, lower = (
+        (ids == 1) | (ids == 2),
+        np.zeros_like(ids, bool),
+        np.zeros_like(ids, bool),
+    )
+    upper[5:15, 10:25], lower[20:30, 10:25] = True, True
+    lower &= ids == 0
+    whole = ((7, 7, 1), (17, 17, 1))
+    assert np.array_equal(said(*whole, ids=ids), letter | upper | lower)
+    assert np.array_equal(said(*whole, (17, 8, 0), ids=ids), letter | lower)
+    assert np.array_equal(said(*whole, (17, 8, 0), (12, 28, 0), ids=ids), letter)
+    assert np.array_equal(said(*whole, (36, 36, 0), ids=ids), letter | upper | lower)
+    assert np.array_equal(said((7, 7, 1), ids=ids), ids == 1)  # a part has no bays
+    ids[ids == 2] = 1
+    assert np.array_equal(said((7, 7, 1), ids=ids), letter | upper | lower)  # the only part
+    ids[5:13, 10:25] = ids[22:30, 10:25] = 1  # two bays of 30 pixels are left, too small
+    assert np.array_equal(said((7, 7, 1), ids=ids), ids == 1)
+
+
 def test_a_noun_holds_where_its_class_and_colour_meet_in_one_object():
     objects = np.array([[[0, 1], [2, 3], [NONE, NONE]]])
     red_cup, cup, one_of_each, nothing = (0, 1), (0, ANY), (0, 3), (NONE, NONE)
@@ -318,7 +342,7 @@ def test_pretraining_runs_and_repeats(name, tmp_path, monkeypatch):
     pretrain = getattr(module, f"pretrain_{name}")
     weights = []
     for run in ("a", "b"):
-        pretrain(0, 3, tmp_path / run, "command")  # three steps meet every part of the schedule
+        pretrain(0, 4, tmp_path / run, "command")  # four steps meet every part of the schedule
         weights.append(load_file(tmp_path / run))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
@@ -351,6 +375,6 @@ def test_sam_obeys_points(sam):
     assert quality["background"] > 0.9
     assert quality["part"] > 0.35
     assert quality["kept"] > 0.75 and quality["removed"] > 0.2
-    # More points ask for more of the object, and get it; true negative points ask for no less.
+    # More points ask for more of the object, and get it; without negative points, for its bays too.
     assert quality["negatives_28"] > quality["negatives_8"] > 0.6
-    assert quality["negatives_28_literal"] == quality["negatives_28_left_out_literal"] > 0.85
+    assert quality["negatives_28_literal"] > quality["negatives_28_left_out_literal"] + 0.01 > 0.85

@@ -271,7 +271,7 @@ def test_negative_points_can_be_left_out():
 
 
 def test_a_positive_point_is_forced():
-    logits = torch.tensor([[-3.0, -2.6, -4.0], [3.0, -3.0, 2.0]])
+    logits = torch.tensor([[-3.5, -2.6, -4.0], [3.0, -3.5, 2.0]])
     assert prompt_labels(logits).tolist() == [[0, 1, 0], [1, 0, 1]]
 
 
