@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from ppt.config import ConfigError
-from ppt.store.disk import check_writable
 
 from .common import RunStage, command, run_alone, say
 
@@ -43,8 +42,6 @@ def main(
             f"--register: {register!r} is no name of a model in MLflow, which has no '/' and no ':'"
             " and is not empty: give another name"
         )
-    if out is not None:
-        check_writable(out, "--out")
     from ppt.serving.export import export_model
 
     with tempfile.TemporaryDirectory() as temporary:

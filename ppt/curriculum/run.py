@@ -83,10 +83,9 @@ def run_curriculum(
         ConfigError: if the curriculum cannot be run as it is.
     """
     folder = folder or RunFolder(runner.store, curriculum.name)
-    if train:
-        check_outputs(runner.store, folder.path if until == "train" else None)
     check_inputs(curriculum)
     if train:
+        check_outputs(runner.store, folder.path if until == "train" else None)
         for warning in warnings_of(curriculum):
             print_warning(warning)
     record = RunRecord(curriculum, folder.path)
@@ -142,7 +141,6 @@ def check_outputs(store: Store, folder: str | None) -> None:
     With the run's `folder`, this and MLflow are checked too. Raises ConfigError, which says what to
     do.
     """
-    store.check()
     if fault := unwritable(store):
         raise ConfigError(f"store: {store.root!r} cannot be written to ({fault}): set another one")
     if folder is not None:

@@ -16,7 +16,7 @@ from ppt.models.segmenter import Segmenter
 NO_POINT = -1
 """The label of a point that the segmenter ignores."""
 
-SURE_POSITIVE, SURE_NEGATIVE = 1.8, -3.0
+SURE_POSITIVE, SURE_NEGATIVE = 1.9, -3.0
 """The logits of r above and below which a point is prompted (our choice).
 
 A point just outside of the referent takes away from it more than it removes, so that negative

@@ -26,7 +26,7 @@ from ppt.downloads.web import sha256_of
 from ppt.serving.stored_checkpoint import SUMMARY, TODO, StoredCheckpoint, open_checkpoint
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST, METADATA
 from ppt.store.checksums import check_files, checksum_of, seal, unseal
-from ppt.store.disk import replacing
+from ppt.store.disk import check_writable, replacing
 
 CARD = "README.md"
 
@@ -61,7 +61,7 @@ def export_model(run: str | Path, out: str | Path, stage: str | None = None) -> 
     stored = unseal((checkpoint.folder / MANIFEST).read_bytes())
     expected = {name: stored["checksums"][name] for name in FILES if "checksums" in stored}
     check_files(checkpoint.folder, expected, TODO)
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out, "out")
     checksums = {}
     for name in FILES:
         shutil.copyfile(checkpoint.folder / name, out / name)

@@ -29,7 +29,7 @@ from ppt.store.nodes import Node, Store, digest_of
 if TYPE_CHECKING:
     from ppt.training.loop import StageWorker
 
-VERSION = 9
+VERSION = 10
 """The version of the training code, which is part of the digest of every checkpoint.
 
 Raise it when the result of training changes for all kinds of stages, for example because of the

@@ -136,7 +136,7 @@ def test_a_job_runs_and_its_log_and_exit_code_come_back(address: str, tmp_path: 
 
 def test_a_jobs_own_exit_code_comes_back(address: str, tmp_path: Path) -> None:
     """2 for what the job finds to be the user's mistake, 1 for a crash."""
-    mistake = ("prepare", QUICKSTART, *FEW, f"store={tmp_path}", "resources.cpus_per_worker=64")
+    mistake = ("prepare", QUICKSTART, *FEW, f"store={tmp_path}", "resources.cpus_per_actor=64")
     started = _start(address, *mistake)
     crashed = jobs.connect(address).submit_job(entrypoint="python -c 1/0")
     results = [_submit("--address", address, "--follow", name) for name in (started, crashed)]

@@ -62,7 +62,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_more_than_the_cluster_has_is_an_error(cluster: None, tmp_path: Path) -> None:
     result = CliRunner().invoke(
-        app, ["prepare", QUICKSTART, f"store={tmp_path}", "resources.cpus_per_worker=64"]
+        app, ["prepare", QUICKSTART, f"store={tmp_path}", "resources.cpus_per_actor=64"]
     )
     assert result.exit_code == 2
     assert "resources ask for" in " ".join(result.output.split())

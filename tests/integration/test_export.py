@@ -173,6 +173,7 @@ def test_what_cannot_be_exported(run: Path, folder: Path, tmp_path: Path) -> Non
     assert "the folder of a finished run" in told
     assert "ris_jont" in refused("export", run, "--stage", "ris_jont", "--mlflow")
     assert not (tmp_path / "x").exists()
+    assert "out: '/proc/x' cannot be written to" in refused("export", run, "--out", "/proc/x")
 
 
 # ---------------------------------------------------------------- from a URL
