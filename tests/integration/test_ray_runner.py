@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from chaos.attempts import hooked
@@ -225,8 +226,21 @@ def test_the_gradient_of_two_workers_is_that_of_one(
 # ---------------------------------------------------------------- damaged files
 
 
+def place_in(path: Path, column: str) -> int:
+    """The middle of a column's arrays in an Arrow file, which are checked as they are read."""
+    memory = pa.memory_map(str(path)).read_buffer()
+    table = pa.ipc.open_file(memory).read_all()
+    arrays = table[column].chunk(0).storage.flatten().buffers()[1]
+    return arrays.address + arrays.size // 2 - memory.address
+
+
+@pytest.mark.parametrize("in_an_array", [False, True], ids=["end", "array"])
 def test_what_actors_and_readers_come_upon_is_made_anew(
-    cluster: None, tiny_run: RunRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: None,
+    tiny_run: RunRecord,
+    in_an_array: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """An actor reads features to make labels again, and the last stage is trained again."""
     curriculum = tiny(tmp_path, tmp_path / "runs", "resources.max_failures=0")
@@ -239,10 +253,14 @@ def test_what_actors_and_readers_come_upon_is_made_anew(
     (folder("labels.h") / "bucket-00000.json").unlink()
     shutil.rmtree(folder("checkpoints.ris_joint"))
     damaged = {}
-    for name in ("features.referring", "features.object_centric"):
+    for name, column in (
+        ("features.referring", "surgery_tokens"),
+        ("features.object_centric", "visual_features_1"),
+    ):
         path = folder(name) / nodes[name].receipt(0)["files"]["data"]
         whole = damaged[path] = path.read_bytes()
-        path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+        at = place_in(path, column) if in_an_array else len(whole) - 100
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     record = run_on_ray(curriculum)
     told = capsys.readouterr().err.replace("\n", " ")
     for path, whole in damaged.items():
