@@ -161,9 +161,9 @@ def load_trained(path: Path, overrides: list[str] | None) -> tuple[Curriculum, R
 
 
 def required_run(checkpoint: Path | None) -> Path:
-    """Return what --checkpoint gave. Raises ConfigError, which lists the runs here, if it did not.
+    """Return the folder that --checkpoint gave.
 
-    A command for which it is an ordinary option tells more than typer does.
+    Raises ConfigError without it, and lists the runs that are here, which typer could not do.
     """
     if checkpoint is None:
         from ppt.serving.stored_checkpoint import runs_in

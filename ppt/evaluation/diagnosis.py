@@ -108,11 +108,13 @@ def roc_area(score: np.ndarray, positive: np.ndarray) -> float:
     Returns:
         A number from 0 to 1, or NaN if all items are positive or all are negative.
     """
-    positives, others = score[positive], np.sort(score[~positive])
-    if not len(positives) or not len(others):
+    from scipy.stats import rankdata  # slow to import, and actors never need it
+
+    positives, others = int(positive.sum()), int((~positive).sum())
+    if not positives or not others:
         return math.nan
-    lower, not_higher = (others.searchsorted(positives, side) for side in ("left", "right"))
-    return float((lower + not_higher).mean() / (2 * len(others)))
+    ranks = rankdata(score)[positive].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * others))
 
 
 def calibration_error(score: np.ndarray, positive: np.ndarray) -> float:

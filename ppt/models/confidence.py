@@ -99,7 +99,8 @@ def fit_calibration(evidence: np.ndarray, right: np.ndarray, weight: np.ndarray)
     """Fit a calibration whose weights are in `PROPORTIONS`.
 
     The proportions are fixed because the masks at hand are few, and because whether one counts as
-    right is often judged by a pseudo label, which agrees with the similarity more than the truth.
+    right is often judged by a pseudo label, which agrees with the similarity more than the truth
+    does.
 
     Args:
         evidence: [N, 3].

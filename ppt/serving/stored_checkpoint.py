@@ -17,7 +17,7 @@ from ppt.store.checksums import check_files, unseal
 
 SUMMARY = "summary.json"  # the file in the folder of a run
 
-TODO = "remove its folder and run `ppt train` again"
+REMEDY = "remove its folder and run `ppt train` again"
 """What to do about a damaged checkpoint."""
 
 OTHER_VERSION = (
@@ -63,7 +63,7 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
         )
     manifest = _manifest(folder)
     checksums = manifest.get("checksums", {})
-    check_files(folder, {name: checksums[name] for name in checksums if name == GENERATOR}, TODO)
+    check_files(folder, {name: checksums[name] for name in checksums if name == GENERATOR}, REMEDY)
     try:
         checkpoint = StoredCheckpoint(
             folder,
