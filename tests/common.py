@@ -42,6 +42,7 @@ SMALL = [  # the quickstart with a few pictures: every step, every source, secon
     "stages.ris_joint.num_epochs=1",
     "stages.domain_refinement.num_epochs=1",
     "stages.domain_refinement.rounds=1",
+    "resources.cpus_per_worker=0.5",  # one thread, since tests share the cores
 ]
 
 TINY = [  # a bucket less and half the pictures, and one actor: for what runs on Ray

@@ -175,6 +175,10 @@ class PointGeneratorConfig(_Config):
     fusion_size: int = Field(64, gt=0, le=16_384)
     # The inner width of the heads that predict points and scores.
     head_size: int = Field(256, gt=0, le=16_384)
+    # The logit of r above which a point is prompted as foreground.
+    positive_above: float = Field(1.9, allow_inf_nan=False)
+    # The logit of r below which a point is prompted as background; in between it is left out.
+    negative_below: float = Field(-3.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> PointGeneratorConfig:
@@ -182,6 +186,15 @@ class PointGeneratorConfig(_Config):
             raise ValueError(
                 f"num_heads must divide hidden_size and fusion_size, got {self.num_heads} for "
                 f"{self.hidden_size} and {self.fusion_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_exclude_each_other(self) -> PointGeneratorConfig:
+        if self.negative_below > self.positive_above:
+            raise ValueError(
+                f"negative_below must not exceed positive_above, got {self.negative_below} and "
+                f"{self.positive_above}"
             )
         return self
 
@@ -351,7 +364,7 @@ class Resources(_Config):
 
     # The number of workers that train; [fewest, most] trains with as many as the cluster has.
     num_workers: Processes | tuple[Processes, Processes] = 1
-    # The CPUs of each worker.
+    # The CPUs of each worker, which computes with a thread for each of them: 1.2 give two.
     cpus_per_worker: float = Field(1.0, gt=0)
     # The GPUs of each worker; 0 trains on CPUs.
     gpus_per_worker: float = Field(0.0, ge=0)

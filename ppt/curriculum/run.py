@@ -110,6 +110,9 @@ def _run(
     """Run a curriculum to its end; the arguments are those of `run_curriculum`."""
     trainer = runner if train else OnlyComplete(runner.store)
     make_inputs(runner, record, only_complete=not train)
+    if not train:  # nothing of the run may be written unless all trainings are there
+        for _ in train_stages(trainer, replace(record, selected=[])):
+            pass
     parent, name = sibling.parent if sibling else None, record.curriculum.name
     with (
         locked(runner.store, f"run-{name}", partial(print_waiting, name)),

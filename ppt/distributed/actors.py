@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from ppt.config import ConfigError, Resources
-from ppt.models.loaded import use_device
+from ppt.models.loaded import use_device, use_threads
 from ppt.steps.progress import prepare_folder, progress_bar
 from ppt.steps.step import Step
 from ppt.store.checksums import DamagedFile
@@ -57,8 +57,9 @@ def told_in(error: BaseException) -> ConfigError | None:
 class _Actor:
     """An actor that makes buckets on the device that Ray assigned to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpus: float) -> None:
         use_device("cuda" if ray.get_gpu_ids() else "cpu")
+        use_threads(cpus)
         self._reference: list[Any] = []
         self._step = cast(Step, None)
 
@@ -91,7 +92,7 @@ class ActorPool:
                 num_gpus=self.resources.gpus_per_actor,
                 scheduling_strategy="DEFAULT",  # outside of a trial's placement group
             )
-            .remote()
+            .remote(self.resources.cpus_per_actor)
         )
 
     def make(self, node: Node, step: Step) -> None:

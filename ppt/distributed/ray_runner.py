@@ -153,8 +153,10 @@ def train_in_worker(stage: StageTraining, node: Node, monitor: Any) -> None:
             resources=stage.resources,
             pin=device.type == "cuda",
         )
+        from ppt.models.loaded import use_threads
         from ppt.training.loop import build_worker
 
+        use_threads(stage.resources.cpus_per_worker)
         worker = build_worker(stage, device, folder)
     worker.model.generator = cast("PointGenerator", prepare_model(worker.generator))
     if monitor:

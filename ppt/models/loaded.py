@@ -1,4 +1,4 @@
-"""The frozen models of a process, built once each, and the device that they run on.
+"""The frozen models of a process, built once each, and the device and threads that they run on.
 
 The libraries of the nets are imported when a net is built. A process that only names its models, or
 that has other things to begin with, does not wait for them.
@@ -7,6 +7,9 @@ that has other things to begin with, does not wait for them.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +39,22 @@ def use_device(device: str) -> None:
 def current_device() -> str:
     """Return the device on which the steps of this process run; "cpu" before `use_device`."""
     return _device
+
+
+def use_threads(cpus: float) -> None:
+    """Let torch compute with as many threads as a process with so many CPUs: 1.2 CPUs give two."""
+    torch.set_num_threads(math.ceil(cpus))
+
+
+@contextmanager
+def threads(cpus: float) -> Iterator[None]:
+    """A context in which torch has the threads of `use_threads`."""
+    before = torch.get_num_threads()
+    use_threads(cpus)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # A step may ask for a model in inference mode, where tensors are made that no gradient can pass. A

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from ppt.models.fusion import FewQueriesAttention, Fusion, dot_products
 from ppt.models.precision import full_precision
 
+NO_POINT = -1
+"""The label of a point that the segmenter ignores."""
+
 
 class PointGenerator(nn.Module):
     """K queries look at the fused levels one after another and become K prompts with scores."""
@@ -37,9 +40,12 @@ class PointGenerator(nn.Module):
         ffn_size: int,
         fusion_size: int,
         head_size: int,
+        positive_above: float,
+        negative_below: float,
     ) -> None:
         super().__init__()
         self.num_points = num_points
+        self.positive_above, self.negative_below = positive_above, negative_below
         self.queries = nn.Parameter(torch.randn(num_queries, hidden_size))  # Q_1
         self.levels = nn.ModuleList(
             _Level(
@@ -94,6 +100,17 @@ class PointGenerator(nn.Module):
             for name, value in outputs.items()
         }
         return outputs | aux | {"attention": read[-1][1].float()}
+
+    def prompt_labels(self, point_logits: Tensor) -> Tensor:
+        """Turn logits [P, M] into the labels of prompts: 1 foreground, 0 background, or `NO_POINT`.
+
+        A point whose label is uncertain is left out. The point with the highest logit of a prompt
+        is always foreground, for without such a point a segmenter segments nothing in particular.
+        """
+        labels = torch.full_like(point_logits, NO_POINT, dtype=torch.long)
+        labels = labels.masked_fill(point_logits > self.positive_above, 1)
+        labels = labels.masked_fill(point_logits < self.negative_below, 0)
+        return labels.scatter(1, point_logits.argmax(1, keepdim=True), 1)
 
     def _read(self, queries: Tensor, looked_at: Tensor, visual: Tensor) -> dict[str, Tensor]:
         """Apply the heads of Eq. 2 to queries [B, K, d] that looked at patches [B, K, L].

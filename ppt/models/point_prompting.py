@@ -9,19 +9,9 @@ from torch import Tensor, nn
 
 from ppt.batches.batch import Batch
 from ppt.models.confidence import gather_evidence
-from ppt.models.point_generator import PointGenerator
+from ppt.models.point_generator import NO_POINT, PointGenerator
 from ppt.models.precision import autocast
 from ppt.models.segmenter import Segmenter
-
-NO_POINT = -1
-"""The label of a point that the segmenter ignores."""
-
-SURE_POSITIVE, SURE_NEGATIVE = 1.9, -3.0
-"""The logits of r above and below which a point is prompted (our choice).
-
-A point just outside of the referent takes away from it more than it removes, so that negative
-points have to be surer.
-"""
 
 
 @dataclass
@@ -29,7 +19,7 @@ class Predictions:
     """The query with the highest score for each of B expressions."""
 
     points: Tensor  # [B, M, 2] normalised (x, y), in the order of r, the highest first
-    point_labels: Tensor  # [B, M] long, as the segmenter got them, see `prompt_labels`
+    point_labels: Tensor  # [B, M] long, as the segmenter got them, see `PointGenerator`
     scores: Tensor  # [B] c of Eq. 2, in (0, 1)
     evidence: Tensor | None  # [B, 3], see `confidence`; None if the batch has no similarity
     attention: Tensor  # [B, L] where the query looked in the last level, patch by patch
@@ -43,6 +33,7 @@ class PointPrompting(nn.Module):
     def __init__(self, generator: PointGenerator, segmenter: Segmenter) -> None:
         super().__init__()
         self.generator = generator
+        self.prompt_labels = generator.prompt_labels  # `generator` may be wrapped in DDP later
         self.segmenter = segmenter
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -72,7 +63,8 @@ class PointPrompting(nn.Module):
             points.
         """
         points = outputs["pred_points"][expression_index, query_index]
-        labels = prompt_labels(outputs["pred_point_logits"][expression_index, query_index])
+        point_logits = outputs["pred_point_logits"][expression_index, query_index]
+        labels = self.prompt_labels(point_logits)
         return self._decode_prompts(batch, expression_index, points, labels)
 
     def _decode_prompts(
@@ -100,7 +92,7 @@ class PointPrompting(nn.Module):
         rows = torch.arange(len(best), device=best.device)
         point_logits, order = outputs["pred_point_logits"][rows, best].sort(1, descending=True)
         points = outputs["pred_points"][rows, best].gather(1, order[..., None].expand(-1, -1, 2))
-        labels = prompt_labels(point_logits)
+        labels = self.prompt_labels(point_logits)
         logits = self._decode_prompts(batch, rows, points, labels)
         masks, masks_without = self._finish(logits, batch, rows), None
         if without_negatives:
@@ -128,15 +120,3 @@ class PointPrompting(nn.Module):
         """Turn logits [P, H4, W4] of expressions [P] into P masks, bool [height, width]."""
         sizes = batch.sizes[batch.picture_index[expression_index]]
         return self.segmenter.finish_batch(logits, sizes)
-
-
-def prompt_labels(point_logits: Tensor) -> Tensor:
-    """Turn logits [P, M] into the labels of a prompt: 1 foreground, 0 background, or `NO_POINT`.
-
-    A point whose label is uncertain is left out. The point with the highest logit of a prompt is
-    always foreground, for without such a point a segmenter segments nothing in particular.
-    """
-    labels = torch.full_like(point_logits, NO_POINT, dtype=torch.long)
-    labels = labels.masked_fill(point_logits > SURE_POSITIVE, 1)
-    labels = labels.masked_fill(point_logits < SURE_NEGATIVE, 0)
-    return labels.scatter(1, point_logits.argmax(1, keepdim=True), 1)

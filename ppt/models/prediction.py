@@ -11,7 +11,8 @@ import torch
 
 from ppt.batches.batch import Batch
 from ppt.models.confidence import Calibration
-from ppt.models.point_prompting import NO_POINT, PointPrompting
+from ppt.models.point_generator import NO_POINT
+from ppt.models.point_prompting import PointPrompting
 
 
 @dataclass

@@ -68,7 +68,7 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
         checkpoint = StoredCheckpoint(
             folder,
             manifest["digest"],
-            Model.model_validate(manifest["model"]),
+            _model(manifest["model"]),
             manifest["made_from"]["spec"]["encoders"],
             calibration or _calibration(manifest.get("calibration")),
         )
@@ -78,6 +78,18 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
             f"({type(error).__name__}: {error}): {OTHER_VERSION}"
         ) from None
     return with_weights(checkpoint, *_weights_in(checkpoint))
+
+
+def _model(found: dict[str, Any]) -> Model:
+    """Return the configuration of a model as it was written into JSON.
+
+    Raises ValueError if it lacks a key of today's: what it was when the model was trained is not
+    known, and it may have changed what the model predicts.
+    """
+    model = Model.model_validate(found)
+    if model.model_dump(mode="json") != found:
+        raise ValueError("its model has not the keys of today's")
+    return model
 
 
 def _weights_in(checkpoint: StoredCheckpoint) -> tuple[Path | None, Path | None]:

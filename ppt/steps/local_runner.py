@@ -11,8 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 
 from ppt.config import ConfigError, Resources
-from ppt.models.loaded import use_device
+from ppt.models.loaded import threads, use_device
 from ppt.steps.progress import prepare_folder, print_epoch, print_waiting, progress_bar
 from ppt.steps.step import Step
 from ppt.store.checksums import check_folder, seal_folder
@@ -125,14 +124,3 @@ def _device(key: str, gpus: float) -> str:
             f"set resources.{key}=0 to run on the CPU"
         )
     return "cuda" if gpus else "cpu"
-
-
-@contextmanager
-def threads(cpus: float) -> Iterator[None]:
-    """Let torch use as many threads in this block as a Ray process with so many CPUs has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(cpus)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

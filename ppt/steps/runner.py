@@ -62,7 +62,8 @@ class OnlyComplete:
         node = stage.node(self.store)
         if not node.is_complete():
             raise ConfigError(
-                f"stage {stage.name!r} is not trained yet: run `ppt train` with this curriculum"
+                f"stage {stage.name!r} is not trained as this curriculum and this version of ppt "
+                "say: run `ppt train` with it, or give all overrides that it was trained with"
             )
         for metrics in node.manifest()["history"]:
             on_epoch(metrics)

@@ -21,7 +21,11 @@ STAGES = ["semantic_alignment", "ris_object_centric", "ris_joint", "domain_refin
 
 def _files(store: Path) -> dict[str, int]:
     """Every stored file with the time it was written."""
-    return {str(p): p.stat().st_mtime_ns for p in (store / "store").rglob("*") if p.is_file()}
+    return _written(store / "store")
+
+
+def _written(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
 def test_the_summary_tells_every_stage(finished: RunRecord) -> None:
@@ -124,10 +128,12 @@ def test_a_deleted_bucket_is_made_again_alone(
 
 def test_a_longer_last_stage_shares_the_stages_before(finished: RunRecord, store: Path) -> None:
     longer = small(store, "stages.domain_refinement.num_epochs=2")
+    before = _written(Path(finished.folder))
     with pytest.raises(
-        ConfigError, match="'domain_refinement' is not trained yet: run `ppt train`"
+        ConfigError, match="'domain_refinement' is not trained as .*: run `ppt train`"
     ):
         run_here(longer, train=False)  # all before it are found
+    assert _written(Path(finished.folder)) == before  # neither files nor MLflow's runs
 
 
 def test_select_after_a_trained_stage(finished: RunRecord, store: Path) -> None:
@@ -146,7 +152,7 @@ def test_another_seed_shares_all_but_the_training(finished: RunRecord, store: Pa
         name: node.digest for name, node in ours.items() if name in theirs
     }
     assert {"samples.d_ref", "labels.d_sem", "labels.h"} <= theirs.keys()
-    with pytest.raises(ConfigError, match="'semantic_alignment' is not trained yet"):
+    with pytest.raises(ConfigError, match="'semantic_alignment' is not trained as"):
         run_here(other, train=False)
 
 

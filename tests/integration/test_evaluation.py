@@ -173,7 +173,7 @@ def test_a_baseline_needs_nothing_trained(finished: RunRecord, store: Path) -> N
     runner = here(untrained)
     record = evaluate_curriculum(untrained, runner, stage="clip_sam_best")
     assert record.baselines == finished.baselines and not record.stages
-    with pytest.raises(ConfigError, match="'semantic_alignment' is not trained yet"):
+    with pytest.raises(ConfigError, match="'semantic_alignment' is not trained as"):
         evaluate_curriculum(untrained, runner)
     with pytest.raises(ConfigError, match="clip_sam_best, semantic_alignment, .*got 'nothing'"):
         evaluate_curriculum(untrained, runner, stage="nothing")

@@ -8,12 +8,13 @@ from ppt.models.point_generator import PointGenerator
 from ppt.training.checkpoint import load_checkpoint, save_checkpoint
 
 SIZES = {"num_points": 2, "hidden_size": 8, "num_heads": 2, "ffn_size": 8}
+LIMITS = {"positive_above": 1.9, "negative_below": -3.0}
 
 
 def make(seed, num_queries=3):
     torch.manual_seed(seed)
     generator = PointGenerator(
-        8, 8, 1, num_queries=num_queries, fusion_size=4, head_size=8, **SIZES
+        8, 8, 1, num_queries=num_queries, fusion_size=4, head_size=8, **SIZES, **LIMITS
     )
     return generator, torch.optim.Adam(generator.parameters(), lr=1e-2)
 

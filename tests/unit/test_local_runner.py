@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 from common import QUICKSTART
 
 from ppt.config import ConfigError, Resources, Stage, load_curriculum
-from ppt.models.loaded import current_device
+from ppt.models.loaded import current_device, threads
 from ppt.steps import local_runner
 from ppt.steps.local_runner import LocalRunner, check_training
 from ppt.steps.step import Step
@@ -86,3 +87,11 @@ def test_a_gpu_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match="gpus_per_worker asks for a GPU, got 1,.*worker=0 to"):
         check_training(Resources(gpus_per_worker=1))
     check_training(Resources(gpus_per_actor=1))
+
+
+@pytest.mark.parametrize(("cpus", "number"), [(0.1, 1), (1.0, 1), (1.2, 2), (3.0, 3)])
+def test_a_cpu_that_is_begun_counts_as_a_thread(cpus: float, number: int) -> None:
+    before = torch.get_num_threads()
+    with threads(cpus):
+        assert torch.get_num_threads() == number
+    assert torch.get_num_threads() == before

@@ -17,6 +17,8 @@ SIZES = {
     "ffn_size": 48,
     "fusion_size": 16,
     "head_size": 24,
+    "positive_above": 1.9,
+    "negative_below": -3.0,
 }
 VISUAL, TEXT, STAGES = 24, 20, 3
 

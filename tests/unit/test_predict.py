@@ -428,6 +428,18 @@ def test_a_checkpoint_of_another_version_or_broken(copied):
             open_checkpoint(copied)
 
 
+def test_a_checkpoint_whose_model_lacks_a_key_is_of_another_version(copied):
+    _edit(copied, lambda m: m["model"]["point_generator"].pop("positive_above"))
+    with pytest.raises(ConfigError, match="has not the keys of today's.*another version of ppt"):
+        open_checkpoint(copied)
+
+
+def test_the_limits_of_the_labels_are_those_of_the_training(copied, image):
+    _edit(copied, lambda m: m["model"]["point_generator"].update(positive_above=99.0))
+    found = Predictor.from_checkpoint(copied).predict(image, TEXTS[0])
+    assert (found.point_labels == 1).sum() == 1  # the one that is forced
+
+
 def test_a_generator_of_another_size_is_named(copied):
     _edit(copied, lambda m: m["model"]["point_generator"].update(num_queries=5))
     told = r"made by another version of ppt: run `ppt train` again .*the model wants \(5, "

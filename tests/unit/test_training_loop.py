@@ -15,14 +15,8 @@ from torch import nn
 
 from ppt.batches.batch import Batch
 from ppt.config import LossWeights, MatchCost, Training
-from ppt.models.point_generator import PointGenerator
-from ppt.models.point_prompting import (
-    NO_POINT,
-    SURE_NEGATIVE,
-    SURE_POSITIVE,
-    PointPrompting,
-    prompt_labels,
-)
+from ppt.models.point_generator import NO_POINT, PointGenerator
+from ppt.models.point_prompting import PointPrompting
 from ppt.models.prediction import predict_batches
 from ppt.models.sam import SamSegmenter
 from ppt.training import loop
@@ -58,6 +52,8 @@ def make_model(seed=0):
         ffn_size=32,
         fusion_size=16,
         head_size=32,
+        positive_above=1.9,
+        negative_below=-3.0,
     )
     return PointPrompting(generator, SamSegmenter(sam))
 
@@ -272,15 +268,15 @@ def test_negative_points_can_be_left_out():
 
 def test_a_positive_point_is_forced():
     logits = torch.tensor([[-3.5, -2.6, -4.0], [3.0, -3.5, 2.0]])
-    assert prompt_labels(logits).tolist() == [[0, 1, 0], [1, 0, 1]]
+    labels = make_model().generator.prompt_labels(logits)
+    assert labels.tolist() == [[0, 1, 0], [1, 0, 1]]
 
 
 def test_a_point_of_uncertain_label_is_not_prompted():
-    positive, negative = SURE_POSITIVE + 0.01, SURE_NEGATIVE - 0.01
-    logits = torch.tensor(
-        [[positive, negative, SURE_POSITIVE, SURE_NEGATIVE], [-1.4, 0.2, negative, 0.1]]
-    )
-    assert prompt_labels(logits).tolist() == [
+    generator = make_model().generator
+    generator.positive_above, generator.negative_below = 0.5, -1.5
+    logits = torch.tensor([[0.51, -1.51, 0.5, -1.5], [-1.4, 0.2, -1.51, 0.1]])
+    assert generator.prompt_labels(logits).tolist() == [
         [1, 0, NO_POINT, NO_POINT],
         [NO_POINT, 1, 0, NO_POINT],
     ]

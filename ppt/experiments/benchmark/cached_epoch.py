@@ -20,9 +20,8 @@ from ppt.experiments.benchmark.measuring import shortest
 from ppt.experiments.benchmark.rows import RATIO, Row, Setting, Workload
 from ppt.images.pictures import check_picture
 from ppt.models.image_text_encoder import ImageTextEncoder
-from ppt.models.loaded import current_device, image_text_encoder, segmenter
+from ppt.models.loaded import current_device, image_text_encoder, segmenter, threads
 from ppt.models.segmenter import Segmenter
-from ppt.steps.local_runner import threads
 from ppt.training.loop import build_worker
 
 MOST_THREADS = 8

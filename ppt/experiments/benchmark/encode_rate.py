@@ -7,9 +7,9 @@ import torch
 from ppt.experiments.benchmark.measuring import shortest
 from ppt.experiments.benchmark.rows import RATIO, OpenRunner, Row, Setting, Workload
 from ppt.images.pictures import check_picture
-from ppt.models.loaded import current_device, image_text_encoder, segmenter
+from ppt.models.loaded import current_device, image_text_encoder, segmenter, threads
 from ppt.steps.encode import BATCH_SIZE, EncodePictures
-from ppt.steps.local_runner import LocalRunner, threads
+from ppt.steps.local_runner import LocalRunner
 
 
 def measure_encode_rate(setting: Setting) -> list[Row]:

@@ -15,9 +15,8 @@ from ppt.batches import gather
 from ppt.batches.batch import Batch
 from ppt.experiments.benchmark.measuring import Clock, measured_ceiling, synchronise
 from ppt.experiments.benchmark.rows import RATIO, Row, Setting, Workload
-from ppt.models.loaded import current_device
+from ppt.models.loaded import current_device, threads
 from ppt.models.point_prompting import PointPrompting
-from ppt.steps.local_runner import threads
 from ppt.training.criterion import SetCriterion
 from ppt.training.loop import StageWorker, build_worker
 from ppt.training.matcher import HungarianMatcher

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from ppt.models.loaded import current_device
+from ppt.models.loaded import current_device, threads
 from ppt.models.precision import AUTOCAST, onednn
-from ppt.steps.local_runner import threads
 from ppt.store.nodes import Node
 
 Item = TypeVar("Item")

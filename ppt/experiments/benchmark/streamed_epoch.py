@@ -13,8 +13,7 @@ from statistics import mean
 
 from ppt.experiments.benchmark.measuring import epochs_finished, seconds_of
 from ppt.experiments.benchmark.rows import RATIO, Row, Setting, Workload
-from ppt.models.loaded import current_device
-from ppt.steps.local_runner import threads
+from ppt.models.loaded import current_device, threads
 from ppt.training.loop import StageWorker, build_worker
 from ppt.training.stage import EpochMetrics, StageTraining
 
