@@ -1,6 +1,7 @@
 """Mixed precision: bfloat16 on a GPU where it does no harm, float32 everywhere else.
 
-`onednn` chooses the library that multiplies float32 matrices on a CPU.
+`onednn` chooses the library that multiplies float32 matrices on a CPU, and `ordered` the order in
+which several threads add.
 """
 
 from __future__ import annotations
@@ -43,3 +44,22 @@ def onednn() -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision = before
+
+
+@contextmanager
+def ordered(device: torch.device) -> Iterator[None]:
+    """A context in which threads of a CPU add gradients in the same order each time.
+
+    Otherwise the gradient of an index is added by all threads at once, in any order. On a GPU
+    nothing changes.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled

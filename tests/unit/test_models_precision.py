@@ -8,6 +8,7 @@ from ppt.batches.batch import Batch
 from ppt.config import ClipConfig, PointGeneratorConfig, SamConfig
 from ppt.models import precision
 from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
+from ppt.models.loaded import threads
 from ppt.models.point_prompting import PointPrompting
 from ppt.toybox.world import scene
 
@@ -124,3 +125,20 @@ def test_bf16_stays_near_float32_and_hands_out_float32(low_precision, monkeypatc
     assert points.mean() < 0.004 and points.max() < 0.03
     unrounded = coarse["pred_points"] != coarse["pred_points"].bfloat16().float()
     assert unrounded.float().mean() > 0.9  # coordinates are not of bf16's 256 steps
+
+
+def test_threads_add_the_gradient_of_an_index_in_one_order():
+    """With atomic additions, two threads would give other last bits each time."""
+    torch.manual_seed(0)
+    first, second = torch.randint(0, 2, (2, 40_000)).unbind()
+    wide = torch.randn(40_000, 16) * 10 ** torch.randn(16)
+
+    def gradient(num_threads):
+        table = torch.zeros(2, 2, 16, requires_grad=True)
+        with threads(num_threads), precision.ordered(torch.device("cpu")):
+            (table[first, second] * wide).sum().backward()
+        return table.grad
+
+    expected = gradient(1)
+    assert all(torch.equal(gradient(2), expected) for _ in range(20))
+    assert not torch.are_deterministic_algorithms_enabled()
