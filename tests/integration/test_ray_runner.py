@@ -212,7 +212,9 @@ def test_the_gradient_of_two_workers_is_that_of_one(
             update={
                 "name": f"workers-{number}",
                 "stages": first,
-                "resources": curriculum.resources.model_copy(update={"num_workers": number}),
+                "resources": curriculum.resources.model_copy(
+                    update={"num_workers": number, "cpus_per_worker": 0.5}
+                ),
             }
         )
         for number in (1, 2)
