@@ -8,21 +8,45 @@ ppt predict --table pictures.csv --checkpoint runs/refcoco --out predictions
 
 from __future__ import annotations
 
-from contextlib import closing
+import re
+import shlex
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand
 
 from ppt.config import ConfigError, Resources
+from ppt.config.messages import one_line
 from ppt.store.disk import check_writable
 
-from .common import ClipWeights, RunStage, SamWeights, command, run_alone, say
+from .common import ClipWeights, Local, RunStage, SamWeights, command, run_alone, say
 
 if TYPE_CHECKING:
     from ppt.serving.zero_shot import AnyModel
+    from ppt.steps.runner import Runner
+    from ppt.store.nodes import Store
+
+
+class PredictCommand(TyperCommand):
+    """The command, which says how a text is given that begins with a hyphen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, and complete the message about an option that there is not."""
+        texts = [arg for arg in args if re.match(r"-[^-]|--[^=]*\s", arg)]
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # of the click that newer versions of typer have inside them
+            if texts and type(error).__name__ == "NoSuchOption":
+                hint = (
+                    f"a text that begins with a hyphen comes last, as in -- {shlex.quote(texts[0])}"
+                )
+                error.message = f"{error}: {hint}"  # type: ignore[attr-defined]
+            raise
+
 
 CLIP, SAM = "clip_vit_b_16", "sam_vit_b"
 """What segments without a checkpoint, by the names of `ppt download`."""
@@ -77,6 +101,7 @@ def main(
     gpus_per_actor: Annotated[
         float, typer.Option(min=0, help="The GPUs of each actor, e.g. 0.5.")
     ] = 0.0,
+    local: Local = False,
 ) -> None:
     """Segment what expressions describe in pictures, or in the pictures of a CSV table.
 
@@ -112,7 +137,7 @@ def main(
         return _end(asked, faults, "pictures", is_trained=checkpoint is not None)
     assert table is not None
     resources = Resources(num_actors=num_actors, gpus_per_actor=gpus_per_actor)
-    asked, faults = _table(table, model, out, resources, force=force)
+    asked, faults = _table(table, model, out, resources, force=force, local=local)
     _end(asked, faults, "rows", is_trained=checkpoint is not None)
 
 
@@ -160,14 +185,16 @@ def _pictures(
 
     pictures, texts = split_arguments(arguments)
     try:
-        texts = checked_texts(texts)
+        texts = list(dict.fromkeys(checked_texts(texts)))
     except ValueError as error:
         raise ConfigError(f"text: {error}") from None
-    if len(texts) > 1 and not any(" " in text for text in texts):
-        together = " ".join(texts)
-        text = f"{len(texts)} texts of one word each; a sentence is one text in quotes: "
-        say(f"[yellow]note:[/] {text}{escape(repr(together))}")
     predictor = open_predictor(model, default_device())
+    for text in texts:
+        unread = [word for word, is_read in predictor.clip.words_read(text) if not is_read]
+        if unread:
+            words = ", ".join(map(repr, unread))
+            told = f"{text!r}: the model does not know, or has no room for, {words}: the mask is "
+            say(f"[yellow]note:[/] {escape(one_line(told))}for the other words, or for none")
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
     for picture in pictures:
@@ -195,24 +222,31 @@ def _pictures(
 
 
 def _table(
-    table: Path, model: AnyModel, out: Path, resources: Resources, *, force: bool
+    table: Path,
+    model: AnyModel,
+    out: Path,
+    resources: Resources,
+    *,
+    force: bool,
+    local: bool,
 ) -> tuple[int, list[str]]:
-    """Predict the rows of a table on Ray, and print how many were predicted.
+    """Predict the rows of a table, and print how many were predicted.
 
     Returns:
         The number of rows, and why each was left out that could not be used.
     """
-    from ppt.distributed.ray_runner import RayRunner
     from ppt.serving.predict_table import predict_table
 
-    check_writable(out, "--out")
-    result = predict_table(
-        table,
-        model,
-        out,
-        lambda store: closing(RayRunner(store, resources, trains=False)),
-        force=force,
-    )
+    def open_runner(store: Store) -> AbstractContextManager[Runner]:
+        if local:
+            from ppt.steps.local_runner import LocalRunner
+
+            return nullcontext(LocalRunner(store, resources))
+        from ppt.distributed.ray_runner import RayRunner
+
+        return closing(RayRunner(store, resources, trains=False))
+
+    result = predict_table(table, model, out, open_runner, force=force)
     count = result.count
     typer.echo(
         f"{count.out:,} of {count.into:,} rows predicted, {count.quarantined:,} quarantined: "

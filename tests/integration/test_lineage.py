@@ -167,7 +167,11 @@ def test_a_run_that_was_moved_keeps_what_it_needs_until_it_is_forgotten(
     assert contents(curriculum.store) == before
 
     (home / "other").mkdir()
-    for given, wanted in (("other", "remove "), ("tini", "did you mean tiny?")):
+    for given, wanted in (
+        ("other", "remove "),
+        ("tini", "did you mean tiny?"),
+        ("nobody", "can be forgotten, are tiny, and those with a folder are other"),
+    ):
         code, _, told = ppt("gc", curriculum.store, "--forget", given, "--delete")
         assert (code, wanted in told) == (2, True), told
     code, _, told = ppt("gc", curriculum.store, "--forget", "tiny")

@@ -157,7 +157,7 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
         (["HERE/a.png", "?", "--checkpoint", "RUN"], "expression '?' has no word"),
         (["HERE/a.csv", "a car", "--checkpoint", "RUN"], "no known picture format"),
         (["--table", "t.csv", "--checkpoint", "RUN"], "table: 't.csv' cannot be read"),
-        (["--table", "HERE/a.csv", "--checkpoint", "RUN"], "expression is missing"),
+        (["--table", "HERE/a.csv", "--checkpoint", "RUN"], "the columns picture,expression in"),
         (["--table", "HERE/b.csv", "--checkpoint", "RUN"], "has no row"),
         (
             ["HERE/a.png", "a car", "--checkpoint", "RUN", "--out", "HERE/a.csv", "--force"],
