@@ -26,6 +26,7 @@ from ppt.store.disk import check_writable
 from .common import ClipWeights, Local, RunStage, SamWeights, command, run_alone, say
 
 if TYPE_CHECKING:
+    from ppt.serving.asked import AskedPicture
     from ppt.serving.zero_shot import AnyModel
     from ppt.steps.runner import Runner
     from ppt.store.nodes import Store
@@ -124,6 +125,9 @@ def main(
             "--clip and --sam are not for a checkpoint, which knows its own: give --clip-weights "
             "and --sam-weights if their files lie elsewhere now"
         )
+    from ppt.serving.asked import split_arguments
+
+    pictures, texts = split_arguments(pictures_and_texts) if pictures_and_texts else ([], [])
     from ppt.serving.stored_checkpoint import open_checkpoint, with_weights
     from ppt.serving.zero_shot import zero_shot
 
@@ -132,10 +136,9 @@ def main(
         model = with_weights(open_checkpoint(checkpoint, stage), clip_weights, sam_weights)
     else:
         model = zero_shot(clip or CLIP, sam or SAM)
-    if pictures_and_texts:
-        asked, faults = _pictures(pictures_and_texts, model, out, force=force)
-        return _end(asked, faults, "pictures", is_trained=checkpoint is not None)
-    assert table is not None
+    if table is None:
+        faults = _pictures(pictures, texts, model, out, force=force)
+        return _end(len(pictures), faults, "pictures", is_trained=checkpoint is not None)
     resources = Resources(num_actors=num_actors, gpus_per_actor=gpus_per_actor)
     asked, faults = _table(table, model, out, resources, force=force, local=local)
     _end(asked, faults, "rows", is_trained=checkpoint is not None)
@@ -168,22 +171,20 @@ def _end(asked: int, faults: list[str], what: str, *, is_trained: bool) -> None:
 
 
 def _pictures(
-    arguments: list[str], model: AnyModel, out: Path, *, force: bool
-) -> tuple[int, list[str]]:
+    pictures: list[AskedPicture], texts: list[str], model: AnyModel, out: Path, *, force: bool
+) -> list[str]:
     """Predict the expressions of some pictures, and write the results.
 
     Returns:
-        The number of pictures, and why each was left out that could not be used.
+        Why each picture was left out that could not be used.
     """
     from ppt.images.pictures import UnreadablePicture, printable
     from ppt.models.loaded import default_device
-    from ppt.serving.asked import split_arguments
     from ppt.serving.own_world import FOREIGN, check_world
     from ppt.serving.predictor import checked_texts
     from ppt.serving.result_files import write_coco, write_prediction
     from ppt.serving.zero_shot import open_predictor
 
-    pictures, texts = split_arguments(arguments)
     try:
         texts = list(dict.fromkeys(checked_texts(texts)))
     except ValueError as error:
@@ -218,7 +219,7 @@ def _pictures(
             typer.echo(f"{prediction.text!r}: {prediction.verdict}: {printable(overlay)}")
     if rows:
         typer.echo(f"COCO's results: {printable(write_coco(rows, out))}")
-    return len(pictures), faults
+    return faults
 
 
 def _table(

