@@ -57,5 +57,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def add_commands(app: typer.Typer) -> typer.Typer:
     """Add every command to an application, and return the application."""
     for name, main in COMMANDS.items():
-        app.command(name=name)(main)
+        kind = predict.PredictCommand if main is predict.main else None
+        app.command(name=name, cls=kind)(main)
     return app

@@ -24,7 +24,7 @@ from rich.markup import escape
 from ppt.config import ConfigError, Curriculum, find_curriculum, load_curriculum
 from ppt.config.load import RUN_CURRICULUM, load_run, place_of_run, run_around
 from ppt.config.messages import one_line
-from ppt.config.named import named_curriculum
+from ppt.config.named import named_curriculum, near_curricula
 from ppt.steps.progress import console
 from ppt.store.disk import disk_fault
 
@@ -143,9 +143,9 @@ def load_trained(path: Path, overrides: list[str] | None) -> tuple[Curriculum, R
     if os.path.isfile(path / RUN_CURRICULUM):
         curriculum = load_run(Path(os.path.abspath(path)), given)
         return _checked(curriculum), folder_at(curriculum, path)
-    if run := run_around(path):
-        raise ConfigError(f"{path} is a file of a run: give the run's folder, {run}")
     found = find(path)
+    if not found.is_file() or run_around(path):
+        raise ConfigError(_no_run(path))
     place = place_of_run(found, given)
     if place is None:  # a mistake in the overrides, which the next line tells
         place = (asked := load_curriculum(found, given)).store, asked.name
@@ -158,6 +158,18 @@ def load_trained(path: Path, overrides: list[str] | None) -> tuple[Curriculum, R
     curriculum = load_run(Path(folder.path), given, place[0])
     _say_differences(found, given, curriculum, folder)
     return _checked(curriculum), folder
+
+
+def _no_run(path: Path) -> str:
+    """Return what is wrong with a path at which there is neither a run nor a curriculum."""
+    from ppt.serving.stored_checkpoint import runs_in
+    from ppt.store.given import instead_of
+
+    told = f"no run and no curriculum at {str(path)!r}"
+    runs = runs_in(path if path.is_dir() else path.parent)
+    hint = "" if path.exists() else near_curricula(path)
+    todo = hint or f": give the folder of a run (runs/NAME) or a curriculum{runs}"
+    return told + (instead_of("run", path) or todo)
 
 
 def required_run(checkpoint: Path | None) -> Path:

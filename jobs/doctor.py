@@ -5,6 +5,7 @@ ppt doctor paper/refcoco
 
 from __future__ import annotations
 
+import filecmp
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +81,7 @@ def _print_curricula(console: Console) -> None:
     names = {p: str(p.relative_to(CURRICULA)).removesuffix(".yaml") for p in _in(CURRICULA)}
     here = Path("curricula")
     if here.is_dir() and not here.samefile(CURRICULA):
-        names |= {path: str(path) for path in _in(here)}
+        names |= {path: str(path) for path in _in(here) if not _is_copy(path, here)}
     for path, name in names.items():
         table.add_row(escape(name), escape(_describe(path)))
     console.print(table)
@@ -90,6 +91,14 @@ def _print_curricula(console: Console) -> None:
 def _in(folder: Path) -> list[Path]:
     """Return the curricula in a folder."""
     return sorted(path for path in folder.rglob("*.yaml") if path.parent.name != "sweeps")
+
+
+def _is_copy(path: Path, folder: Path) -> bool:
+    """Return whether a file is that of the same name in `CURRICULA`, as in a clone."""
+    try:
+        return filecmp.cmp(path, CURRICULA / path.relative_to(folder), shallow=False)
+    except OSError:  # one of them is not there, or cannot be read
+        return False
 
 
 def _describe(path: Path) -> str:

@@ -8,21 +8,46 @@ ppt predict --table pictures.csv --checkpoint runs/refcoco --out predictions
 
 from __future__ import annotations
 
-from contextlib import closing
+import re
+import shlex
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand
 
 from ppt.config import ConfigError, Resources
+from ppt.config.messages import one_line
 from ppt.store.disk import check_writable
 
-from .common import ClipWeights, RunStage, SamWeights, command, run_alone, say
+from .common import ClipWeights, Local, RunStage, SamWeights, command, run_alone, say
 
 if TYPE_CHECKING:
+    from ppt.serving.asked import AskedPicture
     from ppt.serving.zero_shot import AnyModel
+    from ppt.steps.runner import Runner
+    from ppt.store.nodes import Store
+
+
+class PredictCommand(TyperCommand):
+    """The command, which says how a text is given that begins with a hyphen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, and complete the message about an option that there is not."""
+        texts = [arg for arg in args if re.match(r"-[^-]|--[^=]*\s", arg)]
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # of the click that newer versions of typer have inside them
+            if texts and type(error).__name__ == "NoSuchOption":
+                hint = (
+                    f"a text that begins with a hyphen comes last, as in -- {shlex.quote(texts[0])}"
+                )
+                error.message = f"{error}: {hint}"  # type: ignore[attr-defined]
+            raise
+
 
 CLIP, SAM = "clip_vit_b_16", "sam_vit_b"
 """What segments without a checkpoint, by the names of `ppt download`."""
@@ -77,6 +102,7 @@ def main(
     gpus_per_actor: Annotated[
         float, typer.Option(min=0, help="The GPUs of each actor, e.g. 0.5.")
     ] = 0.0,
+    local: Local = False,
 ) -> None:
     """Segment what expressions describe in pictures, or in the pictures of a CSV table.
 
@@ -99,6 +125,9 @@ def main(
             "--clip and --sam are not for a checkpoint, which knows its own: give --clip-weights "
             "and --sam-weights if their files lie elsewhere now"
         )
+    from ppt.serving.asked import split_arguments
+
+    pictures, texts = split_arguments(pictures_and_texts) if pictures_and_texts else ([], [])
     from ppt.serving.stored_checkpoint import open_checkpoint, with_weights
     from ppt.serving.zero_shot import zero_shot
 
@@ -107,12 +136,11 @@ def main(
         model = with_weights(open_checkpoint(checkpoint, stage), clip_weights, sam_weights)
     else:
         model = zero_shot(clip or CLIP, sam or SAM)
-    if pictures_and_texts:
-        asked, faults = _pictures(pictures_and_texts, model, out, force=force)
-        return _end(asked, faults, "pictures", is_trained=checkpoint is not None)
-    assert table is not None
+    if table is None:
+        faults = _pictures(pictures, texts, model, out, force=force)
+        return _end(len(pictures), faults, "pictures", is_trained=checkpoint is not None)
     resources = Resources(num_actors=num_actors, gpus_per_actor=gpus_per_actor)
-    asked, faults = _table(table, model, out, resources, force=force)
+    asked, faults = _table(table, model, out, resources, force=force, local=local)
     _end(asked, faults, "rows", is_trained=checkpoint is not None)
 
 
@@ -143,31 +171,31 @@ def _end(asked: int, faults: list[str], what: str, *, is_trained: bool) -> None:
 
 
 def _pictures(
-    arguments: list[str], model: AnyModel, out: Path, *, force: bool
-) -> tuple[int, list[str]]:
+    pictures: list[AskedPicture], texts: list[str], model: AnyModel, out: Path, *, force: bool
+) -> list[str]:
     """Predict the expressions of some pictures, and write the results.
 
     Returns:
-        The number of pictures, and why each was left out that could not be used.
+        Why each picture was left out that could not be used.
     """
     from ppt.images.pictures import UnreadablePicture, printable
     from ppt.models.loaded import default_device
-    from ppt.serving.asked import split_arguments
     from ppt.serving.own_world import FOREIGN, check_world
     from ppt.serving.predictor import checked_texts
     from ppt.serving.result_files import write_coco, write_prediction
     from ppt.serving.zero_shot import open_predictor
 
-    pictures, texts = split_arguments(arguments)
     try:
-        texts = checked_texts(texts)
+        texts = list(dict.fromkeys(checked_texts(texts)))
     except ValueError as error:
         raise ConfigError(f"text: {error}") from None
-    if len(texts) > 1 and not any(" " in text for text in texts):
-        together = " ".join(texts)
-        text = f"{len(texts)} texts of one word each; a sentence is one text in quotes: "
-        say(f"[yellow]note:[/] {text}{escape(repr(together))}")
     predictor = open_predictor(model, default_device())
+    for text in texts:
+        unread = [word for word, is_read in predictor.clip.words_read(text) if not is_read]
+        if unread:
+            words = ", ".join(map(repr, unread))
+            told = f"{text!r}: the model does not know, or has no room for, {words}: the mask is "
+            say(f"[yellow]note:[/] {escape(one_line(told))}for the other words, or for none")
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
     for picture in pictures:
@@ -191,28 +219,35 @@ def _pictures(
             typer.echo(f"{prediction.text!r}: {prediction.verdict}: {printable(overlay)}")
     if rows:
         typer.echo(f"COCO's results: {printable(write_coco(rows, out))}")
-    return len(pictures), faults
+    return faults
 
 
 def _table(
-    table: Path, model: AnyModel, out: Path, resources: Resources, *, force: bool
+    table: Path,
+    model: AnyModel,
+    out: Path,
+    resources: Resources,
+    *,
+    force: bool,
+    local: bool,
 ) -> tuple[int, list[str]]:
-    """Predict the rows of a table on Ray, and print how many were predicted.
+    """Predict the rows of a table, and print how many were predicted.
 
     Returns:
         The number of rows, and why each was left out that could not be used.
     """
-    from ppt.distributed.ray_runner import RayRunner
     from ppt.serving.predict_table import predict_table
 
-    check_writable(out, "--out")
-    result = predict_table(
-        table,
-        model,
-        out,
-        lambda store: closing(RayRunner(store, resources, trains=False)),
-        force=force,
-    )
+    def open_runner(store: Store) -> AbstractContextManager[Runner]:
+        if local:
+            from ppt.steps.local_runner import LocalRunner
+
+            return nullcontext(LocalRunner(store, resources))
+        from ppt.distributed.ray_runner import RayRunner
+
+        return closing(RayRunner(store, resources, trains=False))
+
+    result = predict_table(table, model, out, open_runner, force=force)
     count = result.count
     typer.echo(
         f"{count.out:,} of {count.into:,} rows predicted, {count.quarantined:,} quarantined: "

@@ -19,6 +19,9 @@ from .common import command, out, run_alone
 if TYPE_CHECKING:
     from ppt.doctor.lineage import Ancestor
 
+_LONG = 40
+"""The number of characters up to which a key with its value is told as often as it is there."""
+
 
 @command
 def main(
@@ -33,16 +36,19 @@ def main(
 
     found = lineage(Store(store), digest)
     tree = Tree(_title(found))
-    _add(tree, found)
+    _add(tree, found, {})
     out().print(tree, highlight=False)
 
 
-def _add(tree: Tree, node: Ancestor) -> None:
-    """Add what is known of a node, and the nodes from which it was made."""
-    for line in _lines(node):
+def _add(tree: Tree, node: Ancestor, told: dict[str, str]) -> None:
+    """Add what is known of a node, and the nodes from which it was made.
+
+    `told` are the values that stand above, by key; a long one is not told again below.
+    """
+    for line in _lines(node, told):
         tree.add(f"[dim]{escape(line)}[/]")
     for role, parent in node.parents.items():
-        _add(tree.add(f"{escape(role)}: {_title(parent)}"), parent)
+        _add(tree.add(f"{escape(role)}: {_title(parent)}"), parent, told)
 
 
 def _title(node: Ancestor) -> str:
@@ -54,23 +60,27 @@ def _title(node: Ancestor) -> str:
     return f"{title} (as above)" if node.is_repeated else title
 
 
-def _lines(node: Ancestor) -> Iterator[str]:
+def _lines(node: Ancestor, told: dict[str, str]) -> Iterator[str]:
     if node.fault:
         yield node.fault
     for unit, numbers in node.counts.items():
-        told = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
-        yield f"{unit}: {told}"
+        yield f"{unit}: " + ", ".join(f"{number:,} {name}" for name, number in numbers.items())
     if node.num_buckets:
         yield f"buckets: {node.num_buckets}"
     if node.data:
-        yield f"read from: {_as_text(node.data)}"
+        yield f"read from: {_as_text(node.data, told)}"
     if node.spec:
-        yield f"configuration: {_as_text(node.spec)}"
+        yield f"configuration: {_as_text(node.spec, told)}"
 
 
-def _as_text(values: Mapping[str, Any]) -> str:
-    """Write keys and values as an override would have them."""
-    return ", ".join(f"{key}={_value(value)}" for key, value in values.items())
+def _as_text(values: Mapping[str, Any], told: dict[str, str]) -> str:
+    """Write keys and values as an override would have them, but long ones not once more."""
+    parts = []
+    for key, value in values.items():
+        text = f"{key}={_value(value)}"
+        parts.append(f"{key} as above" if told.get(key) == text and len(text) > _LONG else text)
+        told[key] = text
+    return ", ".join(parts)
 
 
 def _value(value: Any) -> str:

@@ -428,7 +428,7 @@ weakly supervised."""
 class Curriculum(_Config):
     """The configuration of one run."""
 
-    # The name of the run and of its folder.
+    # The name of the run and of its folder; by default that of the curriculum's file.
     name: RunName
     # The seed of the point generator and of the order of the samples.
     seed: Seed = 0

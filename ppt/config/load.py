@@ -30,7 +30,8 @@ def load_curriculum(path: str | Path, overrides: Sequence[str] = ()) -> Curricul
     A file may have a `base`: the path of another file relative to its own folder, or the name of a
     curriculum that comes with ppt. It then contains only what differs from the base: groups are
     merged key by key, `null` removes a key or a whole group, and a group with another `format`
-    replaces the group of the base. `name` is not inherited, because it names the folder of the run.
+    replaces the group of the base. `name` is not inherited, because it names the folder of the run;
+    by default it is the name of the file without its suffix.
 
     Args:
         path: the YAML file, or the name of a curriculum that comes with ppt, e.g. quickstart.
@@ -47,7 +48,7 @@ def load_with_origins(
     path: str | Path, overrides: Sequence[str] = ()
 ) -> tuple[Curriculum, Origins]:
     """Read a curriculum as `load_curriculum`, and tell where each of its keys was set."""
-    tree = _read_tree(find_curriculum(path))
+    tree = _read_named(find_curriculum(path))
     faults = _apply(tree, overrides)
     return parse_curriculum(_plain(tree), faults), Origins(dict(_origins(tree)))
 
@@ -69,7 +70,7 @@ def load_row(
         ConfigError: as for `load_curriculum`, and where the row has no base.
     """
     path = Path(path)
-    row = _read_file(path)
+    row = _named_by(path, _read_file(path))
     own = _base_of(row, path)
     if own is None:
         raise ConfigError(f"{path}: a row contains what differs from its base: give it a base")
@@ -81,10 +82,10 @@ def load_row(
 def place_of_run(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, str] | None:
     """Return the store and the name of a curriculum, which need not be whole otherwise.
 
-    Without a name, or with mistakes in the overrides, it is None. Raises ConfigError if a file
+    With a mistake in the name, the store or the overrides it is None. Raises ConfigError if a file
     cannot be read.
     """
-    tree = _read_tree(find_curriculum(path))
+    tree = _read_named(find_curriculum(path))
     if _apply(tree, overrides):
         return None
     plain = _plain(tree)
@@ -169,6 +170,19 @@ def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{below[0]}: more than {MAX_BASES} files are each the base of another")
     base = _base_of(tree, path)
     return tree if base is None else _merge(_inherited(base, (*below, path)), tree)
+
+
+def _read_named(path: Path) -> dict[str, Any]:
+    """Return the keys of a curriculum, merged over those of its bases, with its name."""
+    return _named_by(path, _read_tree(path))
+
+
+def _named_by(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a file, in which the name is by default that of the file."""
+    if tree.get("name") is not None:
+        return tree
+    name = path.stem if path.suffix in (".yaml", ".yml") else path.name
+    return {**tree, "name": _Value(name, "default")}
 
 
 def _inherited(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:

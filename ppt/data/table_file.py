@@ -10,8 +10,11 @@ import io
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+from ppt.images.pictures import format_of
 
 Lines = Iterator[tuple[int, dict[str, Any] | str]]
 """The number of each line, with its cells by column or the text of what is wrong with it."""
@@ -59,25 +62,40 @@ def read_csv(path: Path, columns: Collection[str]) -> Lines:
                     first,
                     f"goes on to line {last}: write each row in one line, and close each quote",
                 )
-            elif len(row) == len(header):
-                yield first, dict(zip(header, row, strict=True))
             elif row:
-                yield (
-                    first,
-                    f"has {len(row)} cells, the header {len(header)}: text that holds a comma "
-                    'needs "quotes"',
-                )
+                yield first, _cells(header, row, columns)
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"table {str(path)!r} is not UTF-8 (line {line}, byte {error.object[error.start]:#x}), "
-            "but Latin-1 or another encoding: save it as UTF-8"
-        ) from None
+        raise ValueError(f"table {str(path)!r} {_no_text(error)}") from None
     except csv.Error as error:
         raise ValueError(
             f"table {str(path)!r} line {rows.line_num} is no CSV: {error} (does each quote that "
             f"opens after line {last} close in its line?)"
         ) from None
+
+
+def _cells(header: list[str], row: list[str], columns: Collection[str]) -> dict[str, Any] | str:
+    """Return the cells of a row by column, or what is wrong with it.
+
+    Where the row ends early, the columns that are not used are empty.
+    """
+    lacking = [name for name in header[len(row) :] if name in columns]
+    if len(row) <= len(header) and not lacking:
+        return dict(zip_longest(header, row, fillvalue=""))
+    told = f"has {len(row)} cell{'s' * (len(row) != 1)}, the header {len(header)}: "
+    if len(row) > len(header):
+        return f'{told}text that holds a comma needs "quotes"'
+    return f"{told}{' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing"
+
+
+def _no_text(error: UnicodeDecodeError) -> str:
+    """Return what is wrong with a file that is not in UTF-8."""
+    if picture := format_of(error.object):
+        return f"is a picture ({picture}), no CSV"
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return (
+        f"is not UTF-8 (line {line}, byte {error.object[error.start]:#x}), but Latin-1 or another "
+        "encoding: save it as UTF-8"
+    )
 
 
 def _read_json_lines(path: Path, columns: Collection[str]) -> Lines:

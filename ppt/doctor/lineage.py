@@ -8,6 +8,7 @@ from typing import Any
 
 from ppt.config import ConfigError
 from ppt.store.checksums import DamagedFile
+from ppt.store.given import instead_of
 from ppt.store.nodes import Node, Store
 
 
@@ -48,7 +49,8 @@ def kinds_of(store: Store) -> dict[str, str]:
     store.fs.invalidate_cache()
     root = f"{store.path}/store"
     if not store.check():
-        raise ConfigError(f"no store at {store.root!r}: give the `store` of a curriculum")
+        told = instead_of("store", store.root) or ": give the `store` of a curriculum"
+        raise ConfigError(f"no store at {store.root!r}{told}")
     return {
         _name(folder): _name(kind)
         for kind in sorted(store.fs.ls(root, detail=False))

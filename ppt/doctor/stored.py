@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ppt.config import ConfigError
 from ppt.store.checksums import CHECKSUMS, Checksum, DamagedFile, is_sealed, unseal, verify
+from ppt.store.given import instead_of
 from ppt.store.nodes import Node, Store
 from ppt.training.stage import LOCAL_TRAIN, RAY_TRAIN
 
@@ -33,7 +34,8 @@ def examine_store(store: Store) -> Iterator[Examined]:
     """
     store.fs.invalidate_cache()
     if not store.check():
-        raise ConfigError(f"no store at {store.root!r}: give the `store` of a curriculum")
+        told = instead_of("store", store.root) or ": give the `store` of a curriculum"
+        raise ConfigError(f"no store at {store.root!r}{told}")
     for folder in _folders(store, "store", "*", "*"):
         kind, digest = folder.split("/")[-2:]
         yield _examine_node(Node(store, kind, digest, {}))

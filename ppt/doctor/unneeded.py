@@ -53,9 +53,12 @@ def find_unneeded(store: Store, forgotten: Sequence[str] = ()) -> Unneeded:
         if name in folders:
             raise ConfigError(f"--forget: remove {store.path}/{name}, the run's folder, first")
         if name not in used:
-            known = ", ".join(gone) or "none"
-            hint = near(name, gone)
-            raise ConfigError(f"--forget: runs without a folder are {known}, got {name!r}{hint}")
+            there = sorted(used.keys() & folders)
+            raise ConfigError(
+                f"--forget: there is no run {name!r}: the runs without a folder, which can be "
+                f"forgotten, are {', '.join(gone) or 'none'}, and those with a folder are "
+                f"{', '.join(there) or 'none'}{near(name, gone)}"
+            )
         del used[name]
     if not used and not forgotten:
         raise ConfigError(

@@ -6,6 +6,7 @@ Pictures are uint8 [H, W, 3] RGB, masks bool [H, W] of the same size, points (x,
 from __future__ import annotations
 
 import functools
+import math
 import textwrap
 from collections.abc import Sequence
 
@@ -15,8 +16,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 PREDICTION, TRUTH = "#1fa8ff", "#ffb000"
 POSITIVE, NEGATIVE = "#19a84b", "#e0302f"
 
-MARK = 15
-"""The default diameter in pixels of a point's mark."""
+MARK, SMALLEST_MARK = 15, 5
+"""The default diameter in pixels of a point's mark, and the least one of `mark_size`."""
 
 _OVERLAY_SIDE = 640  # smaller pictures are enlarged, so that the marks do not cover the objects
 
@@ -87,6 +88,16 @@ def _area(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
     if scale > 1:
         area = area.filter(ImageFilter.GaussianBlur(0.4 * scale))  # keeps single pixels visible
     return area.point(lambda v: round(min(255, max(0, 127.5 + 2 * scale * (v - 127.5)))))
+
+
+def mark_size(panel: Image.Image, number: int) -> int:
+    """Return the diameter in pixels of each of some marks on a small panel.
+
+    It is `MARK`, or less if the marks would cover more than a thirty-second of the panel.
+    """
+    room = panel.width * panel.height / 32
+    fitting = round((4 * room / (math.pi * max(number, 1))) ** 0.5)
+    return min(MARK, max(SMALLEST_MARK, fitting))
 
 
 def paint_points(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ppt.images.drawing import PREDICTION, darken, paint_mask, paint_points, resize
+from ppt.images.drawing import PREDICTION, darken, mark_size, paint_mask, paint_points, resize
 
 SIDE = 208
 """The length of a panel's long side in pixels, where none is given."""
@@ -43,11 +43,11 @@ def mask_panel(
     """Draw a mask and its points over the darkened picture.
 
     `points` is [P, 2] or x0, y0, x1, y1, ... A positive point is a plus on green, and a negative
-    one is a minus on red.
+    one is a minus on red; many points are drawn smaller than few.
     """
     original = picture_panel(image, side)
     panel = paint_mask(darken(original), mask, colour, original=original)
-    return paint_points(panel, points, point_labels)
+    return paint_points(panel, points, point_labels, size=mark_size(panel, len(point_labels)))
 
 
 def candidates_panel(

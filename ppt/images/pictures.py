@@ -131,6 +131,15 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
+def format_of(data: bytes) -> str | None:
+    """Return the format of a picture's file, of `FORMATS`; None if the bytes are no picture."""
+    try:
+        with _decoding("picture", data) as picture:
+            return picture.format
+    except UnreadablePicture:
+        return None
+
+
 def read_file(folder: Path, name: str, what: str = "picture") -> bytes:
     """Return the bytes of a file.
 

@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 340, 150
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 26, 22
 
 
-def loss_curves(record: RunRecord) -> list[Markup]:
+def training_curves(record: RunRecord) -> list[Markup]:
     """Draw a chart for each figure of an epoch, with the stages in order from left to right."""
     names = dict.fromkeys(
         name for stage in record.stages for epoch in stage.history for name in epoch

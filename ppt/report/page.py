@@ -10,7 +10,7 @@ import yaml
 from ppt.evaluation.outcomes import CHANGE, FOUND
 from ppt.images.drawing import PREDICTION, TRUTH
 from ppt.report.curriculum_picture import curriculum_picture
-from ppt.report.curves import loss_curves
+from ppt.report.curves import training_curves
 from ppt.report.gallery import change_gallery, outcome_gallery
 from ppt.report.sentences import UNKNOWN, Comparison, changes, compare
 from ppt.report.sources import CONTEXT, REFERENT, select_rounds, training_sources
@@ -62,7 +62,7 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "sources": sources,
         "rounds": rounds,
         "choices": choices,
-        "losses": loss_curves(record),
+        "curves": training_curves(record),
         "config": yaml.safe_dump(record.curriculum.model_dump(mode="json"), sort_keys=False),
     }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -46,6 +48,11 @@ class AskedPicture:
             return Path(self.place).name
         return PurePosixPath(unquote(urlsplit(self.place).path)).name or "picture"
 
+    @property
+    def file(self) -> str:
+        """The URL, or the absolute path, which is the same however the place is written."""
+        return self.place if _is_url(self.place) else os.path.abspath(self.place)
+
     def read(self) -> np.ndarray:
         """Return its pixels, uint8 [H, W, 3] RGB; raises UnreadablePicture."""
         if not _is_url(self.place):
@@ -68,7 +75,8 @@ def split_arguments(arguments: list[str]) -> tuple[list[AskedPicture], list[str]
         The pictures, each once, and the texts.
 
     Raises:
-        ConfigError: if there is no text, if a picture is not there, or if a text names a picture.
+        ConfigError: if there is no text, if a picture is not there, if a text names a picture, or
+            if the texts are the words of a sentence without quotes.
     """
     if len(arguments) < 2:
         raise ConfigError('give pictures and a text (PICTURE... "TEXT"), or --table CSV')
@@ -83,8 +91,18 @@ def split_arguments(arguments: list[str]) -> tuple[list[AskedPicture], list[str]
                     f"text: {shown(text)} names a picture: give pictures before texts"
                 )
             raise _no_file(text)
-    found = [picture for argument in arguments[:number] for picture in _pictures(argument)]
-    return list(dict.fromkeys(found)), texts
+    if len({*texts}) > 1 and all(text.split() == [text] for text in texts):
+        command = shlex.join([*arguments[:number], " ".join(texts)])
+        raise ConfigError(
+            f"text: {len(texts)} texts of one word each: a sentence is one text in quotes, as in "
+            f"`ppt predict {command}`; several objects are written with an article each, as in "
+            "'a dog' 'a cat'"
+        )
+    found: dict[str, AskedPicture] = {}
+    for argument in arguments[:number]:
+        for picture in _pictures(argument):
+            found.setdefault(picture.file, picture)
+    return list(found.values()), texts
 
 
 def _is_url(argument: str) -> bool:
@@ -120,7 +138,8 @@ def _pictures(argument: str) -> Iterator[AskedPicture]:
     elif _is_folder(argument):
         inside = sorted(path for path in Path(argument).iterdir() if _is_picture_name(path.name))
         if not inside:
-            raise ConfigError(f"picture: there is no picture in the folder {shown(argument)}")
+            told = f"no picture in the folder {shown(argument)}"
+            raise ConfigError(f"picture: {told}{_below(argument)}")
         yield from (AskedPicture(str(path)) for path in inside)
     elif _exists(argument):
         yield AskedPicture(argument)
@@ -130,6 +149,16 @@ def _pictures(argument: str) -> Iterator[AskedPicture]:
         yield from (AskedPicture(path) for path in paths)
     else:
         raise _no_file(argument)
+
+
+def _below(folder: str) -> str:
+    """Return the end of a message about a folder without a picture: the pattern for those below."""
+    inside = Path(glob.escape(folder), "**")
+    paths = glob.iglob(str(inside / "*"), recursive=True)
+    if (first := next(filter(_is_picture_name, paths), None)) is None:
+        return ""
+    pattern = inside / f"*{Path(first).suffix}"
+    return f", but in its subfolders: give {shlex.quote(str(pattern))}"
 
 
 def _no_file(argument: str) -> ConfigError:

@@ -23,7 +23,7 @@ import ppt
 from ppt.config import ConfigError, Model
 from ppt.config.load import load_run
 from ppt.downloads.web import sha256_of
-from ppt.serving.stored_checkpoint import REMEDY, SUMMARY, StoredCheckpoint, open_checkpoint
+from ppt.serving.stored_checkpoint import SUMMARY, StoredCheckpoint, open_checkpoint, remedy
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST, METADATA
 from ppt.store.checksums import check_files, checksum_of, seal, unseal
 from ppt.store.disk import check_writable, replacing
@@ -60,7 +60,7 @@ def export_model(run: str | Path, out: str | Path, stage: str | None = None) -> 
         raise ConfigError(f"out: {str(out)!r} is there already: give a folder that is new or empty")
     stored = unseal((checkpoint.folder / MANIFEST).read_bytes())
     expected = {name: stored["checksums"][name] for name in FILES if "checksums" in stored}
-    check_files(checkpoint.folder, expected, REMEDY)
+    check_files(checkpoint.folder, expected, remedy(checkpoint.folder))
     check_writable(out, "out")
     checksums = {}
     for name in FILES:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ppt.config import ConfigError
-from ppt.config.messages import one_line
+from ppt.config.messages import one_line, shown
 from ppt.data.source import RawExpression, split_expressions
 from ppt.data.table_file import read_csv
 from ppt.images.masks import decode_rle
@@ -38,6 +38,7 @@ from ppt.serving.zero_shot import AnyModel, ZeroShotPredictor, open_predictor
 from ppt.steps.progress import progress_bar
 from ppt.steps.runner import Runner
 from ppt.steps.step import Step
+from ppt.store.disk import check_writable
 from ppt.store.nodes import DATA, BucketOutput, Count, Node, Store, bucket_of, digest_of
 from ppt.store.nodes import QUARANTINE as REJECTED
 from ppt.store.schema import PREDICTIONS, QUARANTINE
@@ -90,10 +91,12 @@ def predict_table(
         force: whether the embedded world's model answers any picture, see `own_world`.
 
     Raises:
-        ConfigError: if the table cannot be read or the model cannot be used.
+        ConfigError: if the table cannot be read or the model cannot be used, before `out` is made;
+            or if nothing can be written into it.
     """
     rows = read_table(Path(table))
     open_predictor(model, "cpu")  # raises ConfigError for wrong weights before Ray starts
+    check_writable(out, "--out")
     store = Store(str(out))
     step = PredictRows.of(rows, model, printable(Path(table).name), force=force)
     node = step.node(store)
@@ -119,10 +122,10 @@ def read_table(path: Path) -> list[Row]:
     if not lines:
         raise ConfigError(f"table: {str(path)!r} has no row below its first line")
     columns = next((cells for _, cells in lines if isinstance(cells, dict)), COLUMNS)
-    if missing := [name for name in COLUMNS if name not in columns]:
+    if not {*COLUMNS} <= {*columns}:
         raise ConfigError(
-            f"table: {str(path)!r} needs the columns {', '.join(COLUMNS)} in its first line, "
-            f"{' and '.join(missing)} is missing"
+            f"table: {str(path)!r} must name the columns {','.join(COLUMNS)} in its first line, "
+            f"got {shown(','.join(columns))}"
         )
     return [_row(number, *line, path) for number, line in enumerate(lines, 1)]
 

@@ -30,6 +30,7 @@ from ppt.serving.stored_checkpoint import (
     OTHER_VERSION,
     StoredCheckpoint,
     open_checkpoint,
+    remedy,
     with_weights,
 )
 from ppt.training.checkpoint import load_checkpoint
@@ -119,7 +120,8 @@ class Predictor:
         except ValueError as error:
             raise ConfigError(f"checkpoint: {OTHER_VERSION} ({error})") from error
         except Exception as error:  # safetensors raises its own error for a broken file
-            raise ConfigError(f"checkpoint {checkpoint.folder} cannot be read: {error}") from error
+            told = f"checkpoint {checkpoint.folder} cannot be read: {error}"
+            raise ConfigError(f"{told}: {remedy(checkpoint.folder)}") from error
         self.checkpoint = checkpoint
         self.device = torch.device(device)
         self.clip = clip.to(self.device)

@@ -14,11 +14,10 @@ from ppt.config.messages import near
 from ppt.models.confidence import Calibration
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST
 from ppt.store.checksums import check_files, unseal
+from ppt.store.given import instead_of
 
 SUMMARY = "summary.json"  # the file in the folder of a run
 
-REMEDY = "remove its folder and run `ppt train` again"
-"""What to do about a damaged checkpoint."""
 
 OTHER_VERSION = (
     "it was made by another version of ppt: run `ppt train` again with this one and, if it was "
@@ -38,6 +37,11 @@ class StoredCheckpoint:
     calibration: Calibration | None = None  # of its scores; None if the run is not known
 
 
+def remedy(folder: Path) -> str:
+    """Return what to do about a damaged checkpoint."""
+    return f"remove the checkpoint's folder {folder} and run `ppt train` again"
+
+
 def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoint:
     """Find the checkpoint of a trained stage.
 
@@ -48,22 +52,24 @@ def open_checkpoint(run: str | Path, stage: str | None = None) -> StoredCheckpoi
     Raises:
         ConfigError: if there is no such checkpoint; the message says what is missing.
     """
-    folder, calibration = Path(run).expanduser().absolute(), None
+    folder = given = Path(run).expanduser().absolute()
+    calibration = None
     if not folder.is_dir():
-        raise ConfigError(f"checkpoint: {str(run)!r} is no folder{runs_in(folder.parent)}")
+        told = instead_of("checkpoint", run) or runs_in(folder.parent)
+        raise ConfigError(f"checkpoint: {str(run)!r} is no folder{told}")
     if (folder / SUMMARY).exists():
         folder, calibration = _of_run(folder, stage)
     elif stage is not None:
         raise ConfigError(f"stage {stage!r} can be chosen in a run's folder, not in {str(run)!r}")
     missing = [name for name in (GENERATOR, MANIFEST) if not (folder / name).exists()]
     if missing:
-        raise ConfigError(
-            f"checkpoint: {str(folder)!r} has no {' and no '.join(missing)}: give the folder of a "
-            f"finished run (with its {SUMMARY}) or of a trained stage{runs_in(folder)}"
-        )
+        todo = f"give the folder of a finished run (with its {SUMMARY}) or of a trained stage"
+        todo = remedy(folder) if folder != given else todo + runs_in(folder)
+        raise ConfigError(f"checkpoint: {str(folder)!r} has no {' and no '.join(missing)}: {todo}")
     manifest = _manifest(folder)
     checksums = manifest.get("checksums", {})
-    check_files(folder, {name: checksums[name] for name in checksums if name == GENERATOR}, REMEDY)
+    expected = {name: checksums[name] for name in checksums if name == GENERATOR}
+    check_files(folder, expected, remedy(folder))
     try:
         checkpoint = StoredCheckpoint(
             folder,
@@ -103,9 +109,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         return unseal((folder / MANIFEST).read_bytes())
     except ValueError as error:
-        raise ConfigError(
-            f"checkpoint: {folder / MANIFEST} {error}: remove its folder and run `ppt train` again"
-        ) from None
+        raise ConfigError(f"checkpoint: {folder / MANIFEST} {error}: {remedy(folder)}") from None
 
 
 def with_weights(

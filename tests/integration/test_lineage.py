@@ -69,6 +69,8 @@ def test_show_leads_back_to_the_raw_data(
     for name in ("checkpoints.semantic_alignment", "labels.h", "labels.d_sem", "samples.referring"):
         assert any(f": {nodes[name].kind} {nodes[name].digest}" in line for line in lines)
     assert any("configuration: stage=ris_joint, kind=standard, " in line for line in lines)
+    assert sum("training={" in line for line in lines) == 1  # a long value is told once
+    assert any("stage=semantic_alignment, " in li and "training as above" in li for li in lines)
     samples = nodes["samples.referring"]
     (at,) = [n for n, line in enumerate(lines) if f"{samples.digest}, version" in line]
     told = " ".join(lines[at : at + 7])
@@ -167,7 +169,11 @@ def test_a_run_that_was_moved_keeps_what_it_needs_until_it_is_forgotten(
     assert contents(curriculum.store) == before
 
     (home / "other").mkdir()
-    for given, wanted in (("other", "remove "), ("tini", "did you mean tiny?")):
+    for given, wanted in (
+        ("other", "remove "),
+        ("tini", "did you mean tiny?"),
+        ("nobody", "can be forgotten, are tiny, and those with a folder are other"),
+    ):
         code, _, told = ppt("gc", curriculum.store, "--forget", given, "--delete")
         assert (code, wanted in told) == (2, True), told
     code, _, told = ppt("gc", curriculum.store, "--forget", "tiny")

@@ -148,8 +148,8 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["photo.png", "a car", "--checkpoint", "nowhere"], "'nowhere' is no folder"),
-        (["photo.png", "a car", "--checkpoint", "RUN", "--stage", "x"], "got 'x'"),
+        (["HERE/a.png", "a car", "--checkpoint", "nowhere"], "'nowhere' is no folder"),
+        (["HERE/a.png", "a car", "--checkpoint", "RUN", "--stage", "x"], "got 'x'"),
         (["photo.png", "a car", "--checkpoint", "RUN"], "cannot read 'photo.png': no such file"),
         (["photo.png", "--checkpoint", "RUN"], "or --table CSV"),
         (["--checkpoint", "RUN"], "or --table CSV"),
@@ -157,7 +157,7 @@ def test_a_table(finished: RunRecord, tmp_path: Path) -> None:
         (["HERE/a.png", "?", "--checkpoint", "RUN"], "expression '?' has no word"),
         (["HERE/a.csv", "a car", "--checkpoint", "RUN"], "no known picture format"),
         (["--table", "t.csv", "--checkpoint", "RUN"], "table: 't.csv' cannot be read"),
-        (["--table", "HERE/a.csv", "--checkpoint", "RUN"], "expression is missing"),
+        (["--table", "HERE/a.csv", "--checkpoint", "RUN"], "the columns picture,expression in"),
         (["--table", "HERE/b.csv", "--checkpoint", "RUN"], "has no row"),
         (
             ["HERE/a.png", "a car", "--checkpoint", "RUN", "--out", "HERE/a.csv", "--force"],

@@ -12,6 +12,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from ppt.config import ConfigError, load_curriculum, parse_curriculum
+from ppt.config.load import load_row, load_with_origins, place_of_run
 from ppt.config.messages import MAX_LINES, one_line
 
 CURRICULA = Path(__file__).parents[2] / "curricula"
@@ -338,6 +339,20 @@ def test_a_base_may_have_a_base(tmp_path: Path) -> None:
     assert (last.name, last.seed, last.num_buckets) == ("b", 2, 5)
 
 
+def test_a_curriculum_without_a_name_is_called_as_its_file(tmp_path: Path) -> None:
+    changed(tmp_path, "base: quickstart.yaml\nname: above", "above.yaml")
+    for file in ("more-epochs.yaml", "more-epochs.yml", "more-epochs"):
+        path = changed(tmp_path, "base: above.yaml\nseed: 3", file)
+        assert (load_curriculum(path).name, load_curriculum(path).seed) == ("more-epochs", 3)
+        assert load_row(path).name == "more-epochs"
+        assert place_of_run(path) == ("runs", "more-epochs")
+    assert load_curriculum(path, ["name=mine"]).name == "mine"
+    curriculum, origins = load_with_origins(path)
+    assert (curriculum.name, origins.of(("name",))) == ("more-epochs", "default")
+    with pytest.raises(ConfigError, match="name: must have 1 to 100 of .*, got 'more epochs'"):
+        load_curriculum(changed(tmp_path, "base: quickstart.yaml", "more epochs.yaml"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -345,7 +360,6 @@ def test_a_base_may_have_a_base(tmp_path: Path) -> None:
         ("base: x.yaml\nname: x", r"base goes in a circle: .*x.yaml -> .*x.yaml"),
         ("base: y.yaml\nname: x", r"circle: .*x.yaml -> .*y.yaml -> .*x.yaml"),
         ("base: [a]\nname: x", r"base must be the path of a YAML file, got \['a'\]"),
-        ("base: quickstart.yaml", "name is missing"),
         ("base: quickstart.yaml\nname: x\ntrainin: {}", "unknown key 'trainin'"),
         ("base: list.yaml\nname: x", "list.yaml must hold a mapping"),
         ("base: .\nname: x", "is a folder"),

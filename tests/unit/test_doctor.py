@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import re
+import shutil
 import socket
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +28,7 @@ from typer.testing import CliRunner
 
 from ppt.batches.targets import target_table
 from ppt.config import load_curriculum
+from ppt.config.named import CURRICULA
 from ppt.doctor import Check, cost, data_sets, encoders, examine, examine_machine, machine
 from ppt.doctor.cost import (
     CANDIDATES_OF_A_TEXT,
@@ -620,3 +623,20 @@ def test_other_versions_than_those_tested(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_machine_is_looked_at_with_nothing_else() -> None:
     assert not any(check.stops for check in examine_machine())
+
+
+def test_curricula_are_listed_once_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a clone, which holds the curricula of the package and perhaps others."""
+    here = shutil.copytree(CURRICULA, tmp_path / "curricula")
+    (here / "mine.yaml").write_text("# My own.\nbase: quickstart\n")
+    (here / "quickstart.yaml").write_text("# A changed one.\nbase: photos\n")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 0, result.output
+    listed = re.findall(r"^│(\S+) +│.*│$", result.output.partition("┃curriculum")[2], re.M)
+    known = {str(path.relative_to(CURRICULA))[:-5] for path in CURRICULA.rglob("*.yaml")}
+    wanted = {name for name in known if not name.startswith("sweeps/")}
+    assert sorted(listed) == sorted([*wanted, "curricula/mine.yaml", "curricula/quickstart.yaml"])
+    assert [path.name for path in tmp_path.iterdir()] == ["curricula"]

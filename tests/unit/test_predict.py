@@ -270,7 +270,8 @@ def test_no_result_overwrites_another(run, image, tmp_path, monkeypatch):
     ]
     asked = {(f"{folder}/1.png", text) for folder in ("a", "b") for text in texts}
     for folder in ("a", "b", "a"):
-        _command(run, f"{folder}/1.png", *texts, texts[0], "--out", "out")
+        told = _command(run, f"{folder}/1.png", *texts, f"{texts[0]} ", "--out", "out")
+        assert told.count(": score ") == len(texts)  # each text once, whatever blanks it has
     found = _results(tmp_path / "out")
     assert found.keys() == asked  # what is asked again is written over its own files only
     assert found["a/1.png", texts[0]] == "1-a-car-left"
@@ -326,10 +327,65 @@ def test_no_row_of_a_table_is_lost(tmp_path):
     faults = [row.fault for row in rows if row.fault]
     for fault, part in zip(
         faults,
-        ("line 2 goes on to line 3", "line 6 has 2 cells", "no picture is given", "has no word"),
+        (
+            "line 2 goes on to line 3",
+            "line 6 has 2 cells, the header 3: expression is missing",
+            "no picture is given",
+            "has no word",
+        ),
         strict=True,
     ):
         assert part in fault
+
+
+def test_a_cell_of_a_column_that_is_not_used_may_be_missing(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "picture,note,expression,more,other\n"
+        "a.png,x,the dog\n"
+        "b.png,x,the cat,y\n"
+        "c.png,x\n"
+        "d.png\n"
+        "e.png,x,a bird, red,y,z\n"
+    )
+    rows = read_table(table)
+    assert [(row.picture, row.expression) for row in rows[:2]] == [
+        ("a.png", "the dog"),
+        ("b.png", "the cat"),
+    ]
+    assert [row.fault for row in rows] == [
+        None,
+        None,
+        "line 4 has 2 cells, the header 5: expression is missing",
+        "line 5 has 1 cell, the header 5: expression is missing",
+        'line 6 has 6 cells, the header 5: text that holds a comma needs "quotes"',
+    ]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_in_place_of_a_table_is_told(tmp_path, image, kind):
+    Image.fromarray(image).save(tmp_path / "t.csv", kind)
+    with pytest.raises(ConfigError, match=rf"t.csv' is a picture \({kind}\), no CSV"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_a_table_that_is_refused_leaves_no_folder(run, tmp_path):
+    (tmp_path / "t.csv").write_text("image,text\na.png,a car\n")
+    told = ["predict", "--table", f"{tmp_path}/t.csv", "--out", f"{tmp_path}/out"]
+    result = CliRunner().invoke(app, [*told, "--local", "--checkpoint", str(run)])
+    assert result.exit_code == 2, result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_a_table_needs_no_ray_with_local(run, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("picture,expression\na.png,the red car\n")
+    out = tmp_path / "out"
+    told = _command(run, "--table", tmp_path / "t.csv", "--out", out, "--local")
+    assert "1 of 1 rows predicted" in told
+    row = json.loads((out / "predictions.jsonl").read_text())
+    alone = Predictor.from_checkpoint(run).predict(image, "the red car")
+    np.testing.assert_array_equal(coco.decode(row["mask"]).astype(bool), alone.mask)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +396,8 @@ def test_no_row_of_a_table_is_lost(tmp_path):
             "no CSV.*after line 1",
         ),
         (b"picture,expression,expression\na.png,a,b\n", "has the column 'expression' twice"),
-        (b"picture,text\na.png,a\n", "expression is missing"),
+        (b"image,text\na.png,a\n", "must name the columns picture,expression .*, got 'image,text'"),
+        (b"a.png,a car\nb.png,a dog\n", "must name the columns .*, got 'a.png,a car'"),
         (b"picture;expression\na.png;a\n", "has semicolons between its columns: save it with"),
         (b"picture,expression\n", "has no row"),
         (b"picture,expression\na.png,caf\xe9\n", "is not UTF-8"),
@@ -416,7 +473,7 @@ def test_weights_are_looked_for_where_the_caller_says(copied, tmp_path):
 
 def test_a_checkpoint_of_another_version_or_broken(copied):
     (copied / "generator.safetensors").write_bytes(b"torn")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=f"cannot be read.*: remove .*{copied} and run"):
         Predictor.from_checkpoint(copied)
     _edit(copied, lambda m: m.pop("model"))
     told = "does not say which model.*another version of ppt: run `ppt train` again .*`ppt export`"
@@ -424,7 +481,8 @@ def test_a_checkpoint_of_another_version_or_broken(copied):
         open_checkpoint(copied)
     for content, told in (("[", "is no JSON"), ("", "is empty"), ("[]", "holds no JSON object")):
         (copied / "manifest.json").write_text(content)
-        with pytest.raises(ConfigError, match=f"manifest.json .*{told}.*: remove its folder"):
+        remedy = f"remove the checkpoint's folder {copied} and run"
+        with pytest.raises(ConfigError, match=f"manifest.json .*{told}.*: {remedy}"):
             open_checkpoint(copied)
 
 

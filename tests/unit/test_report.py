@@ -16,6 +16,7 @@ from PIL import Image
 from run_record import STAGES, build_record
 
 from ppt.curriculum.choice import choose_stage
+from ppt.images.drawing import MARK
 from ppt.images.panels import (
     SIDE,
     candidates_panel,
@@ -259,6 +260,21 @@ def test_mask_and_points_are_where_they_belong(image: np.ndarray) -> None:
     assert positive[1] > positive[0] + 40 and negative[0] > negative[1] + 40
 
 
+def test_many_points_leave_a_small_picture_to_be_seen(image: np.ndarray) -> None:
+    """One is drawn as large as ever, and forty together cover little."""
+    points = np.random.default_rng(0).uniform(0.1, 0.9, (40, 2))
+    nothing = np.zeros((60, 120), bool)
+    plain = np.asarray(mask_panel(image, nothing)).astype(int)
+
+    def covered(number: int) -> float:
+        drawn = mask_panel(image, nothing, points=points[:number], point_labels=[1] * number)
+        return float((abs(np.asarray(drawn).astype(int) - plain).max(-1) > 0).mean())
+
+    disc = np.pi * MARK**2 / 4 / (SIDE * SIDE / 2)
+    assert covered(1) == pytest.approx(disc, rel=0.25)  # its rim is smoothed
+    assert covered(40) < 6 * covered(1)
+
+
 def test_an_empty_mask_and_a_point_outside_are_drawn(image: np.ndarray) -> None:
     panel = mask_panel(image, np.zeros((60, 120), bool), points=[1.0, 1.0], point_labels=[0])
     assert data_uri(panel).startswith("data:image/webp;base64,")
@@ -275,5 +291,9 @@ def test_nothing_is_cut_off_in_a_browser(html: str, tmp_path: Path, width: int) 
     page.write_text(html)
     seen = browser.look_at(page.as_uri(), width)
     assert seen.told == [] and seen.cut_off == []
+    right = {1280: 1235, 400: 385}[width]  # of the text's column
+    edge = np.asarray(Image.open(io.BytesIO(seen.picture)).convert("L"))[:, right]
+    shaded = (abs(edge.astype(int) - 189) < 8).sum()  # a shadow, which is a quarter of black
+    assert (shaded > 300) == (width == 400)  # where a table goes on
     page.write_text(html.replace("</main>", "<div style='width: 2000px'>wide</div></main>"))
     assert browser.look_at(page.as_uri(), width).cut_off == ["DIV.null: wide"]  # it would be seen

@@ -139,7 +139,7 @@ def test_the_wrong_part_of_a_run_is_told_with_the_right_one(trained: Path) -> No
     for given in (trained, trained / "report.html"):
         with pytest.raises(ConfigError, match=rf"of a run: give .*{trained}/curriculum.yaml"):
             load_curriculum(given)
-    with pytest.raises(ConfigError, match=rf"html is a file of a run: .* folder, {trained}$"):
+    with pytest.raises(ConfigError, match=rf"html': it is a file of a run: .*, '{trained}'$"):
         load_trained(trained / "report.html", [])
 
 
@@ -188,3 +188,85 @@ def test_train_tells_a_tracking_address_before_it_encodes(
     assert result.exit_code == 2
     assert "cannot be used" in result.output and "prepare" not in result.output
     assert not (tmp_path / "store").exists()
+
+
+@pytest.fixture
+def store(trained: Path) -> Path:
+    """The store of `trained`, with a checkpoint and the summary that names it."""
+    checkpoint = trained.parent / "store" / "checkpoints" / "0123456789abcdef"
+    checkpoint.mkdir(parents=True)
+    for name in ("generator.safetensors", "manifest.json"):
+        (checkpoint / name).touch()
+    (trained / "summary.json").write_text("{}")
+    Path("mine.yaml").write_text("base: quickstart\n")
+    return trained.parent
+
+
+CHECKPOINT = "runs/store/checkpoints/0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("quickstart", "is a curriculum: give the run's folder, 'runs/quickstart'"),
+        (
+            "mine.yaml",
+            "is a curriculum: give the run's folder, 'runs/mine', which `ppt train` makes",
+        ),
+        ("runs/quickstart/summary.json", "is a file of a run: give the run's folder, 'runs/qui"),
+        ("runs/quickstart/curriculum.yaml", "is a file of a run: give the run's folder, 'runs/qu"),
+        ("0123456789abcdef", f"in 'runs/store/checkpoints': give its folder, '{CHECKPOINT}'"),
+        (f"{CHECKPOINT}/manifest.json", f"a file of a checkpoint: give its folder, '{CHECKPOINT}'"),
+        ("runs/nothere", "is no folder; in '.*/runs' there are the runs quickstart"),
+        ("nothere", "'nothere' is no folder$"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_with_what_to_give(
+    store: Path, given: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        open_checkpoint(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (CHECKPOINT, "is a checkpoint: give the run's folder$"),
+        ("0123", "is the digest of a node in 'runs/store/checkpoints': give the run's folder$"),
+        ("runs/quickstart/summary.json", "is a file of a run: give the run's folder, 'runs/quic"),
+        ("copy/nothere", r"no run and no curriculum at 'copy/nothere': give the folder of a run"),
+        ("runs", r"at 'runs': give .* or a curriculum; in 'runs' there are the runs quickstart"),
+        ("quikstart", "no run and no curriculum at 'quikstart': did you mean quickstart?"),
+    ],
+)
+def test_what_is_no_run_is_told_with_what_to_give(store: Path, given: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_trained(Path(given), [])
+
+
+@pytest.mark.parametrize("command", ["verify", "gc"])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("runs/quickstart", "it is the folder of a run: give its store, 'runs'"),
+        ("quickstart", "it is a curriculum: give its store, 'runs'"),
+        ("nothere", "no store at 'nothere': give the `store` of a curriculum"),
+    ],
+)
+def test_what_is_no_store_is_told_with_what_to_give(
+    store: Path, command: str, given: str, told: str
+) -> None:
+    result = CliRunner().invoke(app, [command, given])
+    assert result.exit_code == 2 and told in " ".join(result.output.split())
+
+
+def test_the_folder_of_a_damaged_checkpoint_is_named(trained: Path, store: Path) -> None:
+    digests = {"checkpoints.first": "0123456789abcdef"}
+    summary = {"stages": [{"name": "first"}], "digests": digests}
+    (trained / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ConfigError, match=f"is empty: remove .* {Path(CHECKPOINT).absolute()} and"):
+        open_checkpoint(trained)
+    Path(CHECKPOINT, "generator.safetensors").unlink()
+    told = f"has no generator.safetensors: remove .* {Path(CHECKPOINT).absolute()} and run `ppt tr"
+    with pytest.raises(ConfigError, match=told):
+        open_checkpoint(trained)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -166,6 +168,9 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+MORE = ["more/1.png", "more/b c.PNG"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "places", "texts"),
     [
@@ -177,6 +182,8 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["http://h/a.png", "https://h/b", "a"], ["http://h/a.png", "https://h/b"], ["a"]),
         (["1.png", "car"], ["1.png"], ["car"]),  # the last argument is a text
         (["1.png", "the file 2.png"], ["1.png"], ["the file 2.png"]),
+        (["1.png", "./1.png", "more/1.png", "more", "a car"], ["1.png", *MORE], ["a car"]),
+        (["more/../2.png", "*.png", "a car"], ["more/../2.png", "1.png"], ["a car"]),
     ],
 )
 def test_pictures_come_before_texts(pictures, arguments, places, texts):
@@ -193,12 +200,22 @@ def test_pictures_come_before_texts(pictures, arguments, places, texts):
         (["1.png", "gone.png", "a car"], "cannot read 'gone.png': no such file"),
         (["gone.png", "a car"], "cannot read 'gone.png': no such file"),
         (["x*.png", "a car"], "no file matches 'x\\*.png'"),
-        (["car", "a car"], "no picture in the folder 'car'"),
+        (["car", "a car"], "no picture in the folder 'car'$"),
     ],
 )
 def test_pictures_that_are_not_there(pictures, arguments, message):
     with pytest.raises(ConfigError, match=message):
         split_arguments(arguments)
+
+
+def test_the_pattern_that_is_told_of_a_folder_finds_the_pictures_below_it(pictures):
+    below = Path("my trips [1]", "may", "a.png")
+    below.parent.mkdir(parents=True)
+    shutil.copyfile("1.png", below)
+    with pytest.raises(ConfigError, match="no picture in the folder 'my trips.*: give ") as error:
+        split_arguments(["my trips [1]", "a car"])
+    (pattern,) = shlex.split(str(error.value).partition(": give ")[2])
+    assert [picture.place for picture in split_arguments([pattern, "a car"])[0]] == [str(below)]
 
 
 def test_names_of_pictures_on_the_web():
@@ -243,11 +260,35 @@ def test_nothing_predicted_is_an_error_and_its_advice_is_given_once(pictures):
     assert output.count("give others by --clip and --sam") == 1
 
 
-def test_a_sentence_without_quotes_is_noticed(pictures):
-    told = "note: 3 texts of one word each; a sentence is one text in quotes: 'the red car'"
-    assert told in predict("1.png", "the", "red", "car", *TOYBOX)[1]
-    for texts in (["car"], ["the red car", "boat"]):
-        assert "note:" not in predict("1.png", *texts, *TOYBOX)[1]
+def test_a_sentence_without_quotes_is_refused_with_the_right_command(pictures):
+    code, output = predict("1.png", "more/b c.PNG", "the", "red", "car", *TOYBOX)
+    assert code == 2 and not (pictures / "predictions").exists()
+    assert "error: text: 3 texts of one word each: a sentence is one text in quotes" in output
+    assert "`ppt predict 1.png 'more/b c.PNG' 'the red car'`" in output
+    for texts in (["car"], ["boat", "boat"], ["the red car", "boat"]):
+        code, output = predict("1.png", *texts, *TOYBOX)
+        assert code == 0 and output.count(": predictions/1-") == len(set(texts)), output
+
+
+def test_words_that_are_not_known_are_told(pictures):
+    _, output = predict("1.png", "xyzzy", "a red frobnicator and a car", "a red car", *TOYBOX)
+    told = (
+        "'xyzzy': the model does not know, or has no room for, 'xyzzy': the mask is for the other"
+    )
+    assert told in output and output.count("note:") == 2
+    assert "'a red frobnicator and a car': the model does not know, or has no room for" in output
+    assert "room for, 'frobnicator': the" in output
+
+
+def test_a_text_that_begins_with_a_hyphen(pictures):
+    for text in ("-left bird", "-left", "--left bird"):
+        code, output = predict("1.png", text, *TOYBOX)
+        told = re.sub(r"[^\w' -]", "", output)  # without the frame around it
+        hint = f"a text that begins with a hyphen comes last as in -- {shlex.quote(text)}"
+        assert code == 2 and hint in " ".join(told.split())
+        code, output = predict(*TOYBOX, "1.png", "--", text)
+        assert code == 0 and f"'{text}': " in output
+    assert "hyphen" not in predict("1.png", "a car", "--outt", "x")[1]
 
 
 @pytest.mark.parametrize("out", ["/proc/x", "link", "file", "file/x"])
