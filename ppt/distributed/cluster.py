@@ -86,6 +86,9 @@ def _init(dashboard: bool = False) -> None:
         # On a machine of its own a training is not told that a node goes away while others remain.
         # Ray Train would start a process in every training that waits for such news.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # Ray ends a process that has had no task for a second if there are more processes than
+        # CPUs. A reader, which has a task now and then, would import torch again for each of them.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "300000")
     try:
         ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
