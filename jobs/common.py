@@ -162,8 +162,7 @@ def load_trained(path: Path, overrides: list[str] | None) -> tuple[Curriculum, R
 
 def _no_run(path: Path) -> str:
     """Return what is wrong with a path at which there is neither a run nor a curriculum."""
-    from ppt.serving.stored_checkpoint import runs_in
-    from ppt.store.given import instead_of
+    from ppt.store.given import instead_of, runs_in
 
     told = f"no run and no curriculum at {str(path)!r}"
     runs = runs_in(path if path.is_dir() else path.parent)
@@ -178,7 +177,7 @@ def required_run(checkpoint: Path | None) -> Path:
     Raises ConfigError without it, and lists the runs that are here, which typer could not do.
     """
     if checkpoint is None:
-        from ppt.serving.stored_checkpoint import runs_in
+        from ppt.store.given import runs_in
 
         raise ConfigError(f"give --checkpoint RUN, the folder of a run{runs_in(Path('runs'))}")
     return checkpoint

@@ -23,10 +23,11 @@ import ppt
 from ppt.config import ConfigError, Model
 from ppt.config.load import load_run
 from ppt.downloads.web import sha256_of
-from ppt.serving.stored_checkpoint import SUMMARY, StoredCheckpoint, open_checkpoint, remedy
+from ppt.serving.stored_checkpoint import StoredCheckpoint, open_checkpoint, remedy
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST, METADATA
 from ppt.store.checksums import check_files, checksum_of, seal, unseal
 from ppt.store.disk import check_writable, replacing
+from ppt.store.given import SUMMARY
 
 CARD = "README.md"
 

@@ -14,9 +14,9 @@ import ppt
 from ppt.images.pictures import check_picture, encode_picture
 from ppt.serving.own_world import check_world
 from ppt.serving.predictor import Predictor
-from ppt.serving.stored_checkpoint import SUMMARY
 from ppt.store.checkpoint_files import MANIFEST
 from ppt.store.checksums import unseal
+from ppt.store.given import SUMMARY
 from ppt.toybox import world
 from ppt.tracking.mlflow_runs import (
     flatten,

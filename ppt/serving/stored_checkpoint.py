@@ -14,10 +14,7 @@ from ppt.config.messages import near
 from ppt.models.confidence import Calibration
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST
 from ppt.store.checksums import check_files, unseal
-from ppt.store.given import instead_of
-
-SUMMARY = "summary.json"  # the file in the folder of a run
-
+from ppt.store.given import SUMMARY, instead_of, runs_in
 
 OTHER_VERSION = (
     "it was made by another version of ppt: run `ppt train` again with this one and, if it was "
@@ -195,9 +192,3 @@ def _stores(run: Path) -> list[Path]:
         if "://" not in store and Path(store) != run.parent:
             stores.append(Path(store))
     return stores
-
-
-def runs_in(folder: Path) -> str:
-    """Return the end of an error message that lists the runs in a folder."""
-    names = sorted(path.parent.name for path in folder.glob(f"*/{SUMMARY}"))
-    return f"; in {str(folder)!r} there are the runs {', '.join(names)}" if names else ""

@@ -11,7 +11,8 @@ from ppt.config import ConfigError
 from ppt.config.load import RUN_CURRICULUM, load_run, place_of_run
 from ppt.store.checkpoint_files import GENERATOR, MANIFEST
 
-_SUMMARY = "summary.json"
+SUMMARY = "summary.json"
+"""The file in the folder of a run by which it is known."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ def instead_of(wanted: Literal["run", "checkpoint", "store"], given: str | Path)
     return f"{told}, {where!r}{', which `ppt train` makes' if absent else ''}"
 
 
+def runs_in(folder: Path) -> str:
+    """Return the end of an error message that lists the runs in a folder."""
+    names = sorted(path.parent.name for path in folder.glob(f"*/{SUMMARY}"))
+    return f"; in {str(folder)!r} there are the runs {', '.join(names)}" if names else ""
+
+
 def _recognised(given: str | Path) -> _Thing | None:
     path = Path(given)
     if _is_run(path) or (path.is_file() and _is_run(path.parent)):
@@ -67,7 +74,7 @@ def _recognised(given: str | Path) -> _Thing | None:
 
 
 def _is_run(path: Path) -> bool:
-    return any((path / name).is_file() for name in (RUN_CURRICULUM, _SUMMARY))
+    return any((path / name).is_file() for name in (RUN_CURRICULUM, SUMMARY))
 
 
 def _store_of(run: Path) -> str | None:

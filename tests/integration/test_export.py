@@ -149,8 +149,8 @@ def test_weights_are_found_beside_the_model(run: Path, tmp_path: Path) -> None:
     copied = tmp_path / "runs" / "tiny"
     manifest = open_checkpoint(copied).folder / "manifest.json"
     content = unseal(manifest.read_bytes())
-    content["model"]["sam"] = {"name": "vit_b", "weights": str(tmp_path / "mine.pth")}
-    content["model"]["clip"] = {"name": "ViT-B-32", "weights": "random"}
+    content["model"]["sam"] |= {"name": "vit_b", "weights": str(tmp_path / "mine.pth")}
+    content["model"]["clip"] |= {"name": "ViT-B-32", "weights": "random"}
     manifest.write_bytes(seal(content))
     (tmp_path / "mine.pth").touch()
     ppt("export", copied, "--out", tmp_path / "model")
