@@ -42,10 +42,8 @@ class PredictCommand(TyperCommand):
             return super().parse_args(ctx, args)
         except Exception as error:  # of the click that newer versions of typer have inside them
             if texts and type(error).__name__ == "NoSuchOption":
-                hint = (
-                    f"a text that begins with a hyphen comes last, as in -- {shlex.quote(texts[0])}"
-                )
-                error.message = f"{error}: {hint}"  # type: ignore[attr-defined]
+                text = shlex.quote(texts[0])
+                ctx.fail(f"{error}: a text that begins with a hyphen comes last, as in -- {text}")
             raise
 
 

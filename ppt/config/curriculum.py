@@ -360,6 +360,7 @@ class Resources(_Config):
     """The resources that a run asks of Ray.
 
     The digests depend on none of these keys but `num_workers`, which determines the order of sums.
+    The number of threads, from `cpus_per_worker` and `cpus_per_actor`, changes only last bits.
     """
 
     # The number of workers that train; [fewest, most] trains with as many as the cluster has.

@@ -1,9 +1,9 @@
 """`LocalRunner`, which runs a whole curriculum in this process, without Ray.
 
 The digests are those of a run on Ray and, with one worker, the stored numbers are equal bit by bit.
-For this, a step computes with `resources.cpus_per_actor` threads and a training with
-`resources.cpus_per_worker` threads, as on Ray; and each uses a GPU if `resources.gpus_per_actor` or
-`resources.gpus_per_worker` asks for one.
+For this, a step has the threads of `resources.cpus_per_actor` and a training those of
+`resources.cpus_per_worker`, as on Ray (see `use_threads`). Each uses a GPU if
+`resources.gpus_per_actor` or `resources.gpus_per_worker` asks for one.
 """
 
 from __future__ import annotations
