@@ -13,6 +13,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -36,17 +37,21 @@ TOKEN = "a-token-of-this-test-and-of-nothing-else"
 CLUSTER_FOLDER = "PPT_TEST_CLUSTER_FOLDER"
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+def _free_ports(number: int) -> list[int]:
+    """Return ports that are free and differ: all are held until the last one is found."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(number)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The dashboard of a cluster of this machine: free ports, its own folder, ended by its pids."""
     folder = tempfile.mkdtemp(prefix="ppt-")  # short: it holds Unix sockets
-    port, environment = _free_port(), dict(os.environ)
+    gcs, port, clients, agent = _free_ports(4)
+    environment = dict(os.environ)
     environment |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
@@ -59,10 +64,10 @@ def address() -> Iterator[str]:
         *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"),
         *("--num-cpus=2", f"--temp-dir={folder}", "--disable-usage-stats"),
         *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"),
-        *(f"--port={_free_port()}", f"--dashboard-port={port}"),
+        *(f"--port={gcs}", f"--dashboard-port={port}"),
         *("--min-worker-port=0", "--max-worker-port=0"),
-        f"--ray-client-server-port={_free_port()}",
-        f"--dashboard-agent-listen-port={_free_port()}",
+        f"--ray-client-server-port={clients}",
+        f"--dashboard-agent-listen-port={agent}",
     ]
     log = Path(folder, "start.log")
     with log.open("w") as out:
@@ -217,7 +222,8 @@ def test_mistakes_are_told_before_anything_is_sent(words: list[str], message: st
 
 @pytest.mark.parametrize("scheme", ["http://", ""])
 def test_no_cluster_is_the_users_mistake(scheme: str) -> None:
-    nobody = f"127.0.0.1:{_free_port()}"
+    (port,) = _free_ports(1)
+    nobody = f"127.0.0.1:{port}"
     result = _submit("--address", scheme + nobody, "prepare", QUICKSTART, "store=/shared/runs")
     assert result.exit_code == 2
     assert f"no cluster answers at http://{nobody}" in result.stderr
