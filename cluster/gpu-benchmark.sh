@@ -7,7 +7,7 @@
 #   pip download --no-deps --only-binary=:all: -c constraints.txt -d WHEELS annotated-types ftfy \
 #     wcwidth open_clip_torch pycocotools pydantic pydantic_core segment-anything typing-inspection
 # (with --python-version and --platform of that machine, where they differ).
-# Rehearsed on a CPU: bash cluster/gpu-benchmark.sh OUT -- --short
+# Rehearsed on a CPU: bash cluster/gpu-benchmark.sh OUT -- --short --parts acdf
 set -euo pipefail
 : "${1:?give the folder of the figures: bash cluster/gpu-benchmark.sh OUT}"
 out=$(realpath -m "$1")

@@ -2,6 +2,7 @@
 
 ppt benchmark --short
 ppt benchmark --out docs/performance
+ppt benchmark --parts df  # encode and a training's iteration alone
 ppt benchmark --local     # without Ray, on a machine that has only torch
 
 It measures the embedded world and, with weights and features that are random numbers, nets and
@@ -11,6 +12,7 @@ tables of the paper's size. All that it writes besides the figures is removed at
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import tempfile
 import time
@@ -41,7 +43,7 @@ LONG = [*WORLD, "data.referring.num_pictures=320", "data.object_centric.num_pict
 """How many pictures are drawn of the embedded world."""
 
 ON_GPU = ["resources.gpus_per_worker=0.5", "resources.gpus_per_actor=0.25"]
-"""What is asked of a Ray that has a GPU."""
+"""What is asked of a Ray that has a GPU; each of two actors also gets a quarter of the CPUs."""
 
 
 @command
@@ -56,6 +58,9 @@ def main(
     short: Annotated[
         bool, typer.Option("--short", help="Less of everything: minutes on two cores.")
     ] = False,
+    parts: Annotated[
+        str, typer.Option("--parts", metavar="LETTERS", help="Only these parts, e.g. acdf.")
+    ] = "abcdefgh",
     local: Local = False,
     folder: Annotated[Path, typer.Option("--out", help="The folder of the figures.")] = Path(
         "runs", "benchmark"
@@ -66,6 +71,8 @@ def main(
     The figures are printed, and written as JSON, as tables in Markdown and as a plot.
     """
     started = time.monotonic()
+    if not parts or set(parts) - set("abcdefgh"):
+        raise ConfigError(f"--parts must be letters from a to h, such as acdf, got {parts!r}")
     check_writable(folder, "--out")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:
         fixed = ["name=benchmark", f"store={Path(scratch).absolute()}"]
@@ -79,7 +86,8 @@ def main(
         from ppt.experiments.benchmark.figures import machine, write_figures
 
         if is_available():
-            curriculum = load(QUICKSTART, [*ON_GPU, *given, *fixed])
+            decoding = f"resources.cpus_per_actor={max((os.cpu_count() or 1) // 4, 1)}"
+            curriculum = load(QUICKSTART, [*ON_GPU, decoding, *given, *fixed])
         stream, connection = None, ExitStack()
         if not local:
             from ppt.distributed.cluster import connected
@@ -94,7 +102,8 @@ def main(
                 )
 
             connection.enter_context(connected(curriculum.resources))
-        options = [*["--short"] * short, *["--local"] * local, *(overrides or [])]
+        chosen = ["--parts", parts] if len(parts) < len(PARTS) else []
+        options = [*["--short"] * short, *chosen, *["--local"] * local, *(overrides or [])]
         facts = {"command": shlex.join(["ppt", "benchmark", *options]), **machine()}
         with connection:
             setting = make_setting(
@@ -105,7 +114,7 @@ def main(
                 stream=stream,
                 paper=load_curriculum(PAPER, FULL_SIZE),
             )
-            rows = measure(setting)
+            rows = measure(setting, parts)
     facts["time"] = f"{time.monotonic() - started:.0f} s"
     write_figures(folder, rows, {part: title for part, (title, _) in PARTS.items()}, facts)
     _print(rows, facts)

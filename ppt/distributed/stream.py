@@ -22,6 +22,7 @@ import torch
 from ray.data import ExecutionResources, TaskPoolStrategy
 from ray.data.collate_fn import ArrowBatchCollateFn
 
+from ppt.batches.ahead import BATCHES_AHEAD
 from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader
 from ppt.config import Resources
@@ -37,9 +38,6 @@ What a lost reader has read of its part is read again, and each task costs some 
 
 BLOCK_BYTES = 32 * 2**20
 """The size of a block above which it is handed on; it holds one or more iterations."""
-
-BATCHES_AHEAD = 2
-"""The number of batches that are ready in the training process beside the one that it is given."""
 
 PAUSE_SECONDS = 0.02
 """The time that Ray Data's scheduling loop rests after each round."""

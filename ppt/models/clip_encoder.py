@@ -88,6 +88,7 @@ class ClipEncoder(Frozen):
         self.templates = tuple(templates)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._mean_and_std = self.mean, self.std  # these remain on the CPU
         self.freeze()
 
     @staticmethod
@@ -150,12 +151,13 @@ class ClipEncoder(Frozen):
         """Resize and normalise a picture, uint8 [H, W, 3] RGB: float [3, S, S].
 
         The whole picture is squashed into the square, because a crop could cut the referent off.
+        This is done on the CPU: threads then do not wait for a GPU.
         """
-        pixels = torch.from_numpy(np.array(image)).to(self.mean.device)
-        pixels = pixels.permute(2, 0, 1)[None].float()
+        mean, std = self._mean_and_std
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
         size = (self.image_size, self.image_size)
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
-        return (pixels[0].clamp(0, 255) / 255 - self.mean) / self.std
+        return (pixels[0].clamp(0, 255) / 255 - mean) / std
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> ImageFeatures:

@@ -62,7 +62,7 @@ def gather_evidence(
     side = int(similarity.shape[1] ** 0.5)
     maps = similarity.float().unflatten(1, (side, side))[:, None]
     size = mask.shape[-1]
-    pixels = patch_centres(size * size).to(mask).unflatten(0, (size, size))
+    pixels = patch_centres(size * size, mask.device).unflatten(0, (size, size))
     centres = pixels / extent[:, None, None]  # [B, H4, W4, 2]
     at_pixel = F.grid_sample(maps, 2 * centres - 1, padding_mode="border", align_corners=False)
     on_mask = (at_pixel[:, 0] * mask).sum((1, 2)) / area

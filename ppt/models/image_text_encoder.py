@@ -70,7 +70,7 @@ class ImageTextEncoder(Protocol):
         """Move the encoder to a device and return it."""
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """Squash and normalise a picture, uint8 [H, W, 3] RGB: float [3, S, S]."""
+        """Squash and normalise a picture, uint8 [H, W, 3] RGB: float [3, S, S] on the CPU."""
 
     def encode_images(self, pixels: Tensor) -> ImageFeatures:
         """Compute the features of pictures [B, 3, S, S], each from `preprocess`, in one pass."""

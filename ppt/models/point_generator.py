@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppt.models.fusion import FewQueriesAttention, Fusion, dot_products
-from ppt.models.precision import full_precision
 
 NO_POINT = -1
 """The label of a point that the segmenter ignores."""
@@ -87,7 +86,7 @@ class PointGenerator(nn.Module):
         for level, visual in zip(self.levels, visual_features, strict=True):
             # The tokens of every level get one scale, and their positions are added.
             visual = _normalise(visual)
-            visual = visual + _sine_positions(visual.shape[1], visual.shape[2]).to(visual)
+            visual = visual + _sine_positions(*visual.shape[1:], visual.device)
             visual, level_words, previous = level.fusion(
                 visual, words, word_mask, picture_index, previous
             )
@@ -99,7 +98,7 @@ class PointGenerator(nn.Module):
             f"aux_{name}": torch.stack([e[name] for e in earlier]) if earlier else value[None][:0]
             for name, value in outputs.items()
         }
-        return outputs | aux | {"attention": read[-1][1].float()}
+        return outputs | aux | {"attention": read[-1][1]}
 
     def prompt_labels(self, point_logits: Tensor) -> Tensor:
         """Turn logits [P, M] into the labels of prompts: 1 foreground, 0 background, or `NO_POINT`.
@@ -117,14 +116,12 @@ class PointGenerator(nn.Module):
 
         `visual` [B, L, D] are the fused patches.
         """
-        with full_precision(queries.device):
-            queries, looked_at, visual = queries.float(), looked_at.float(), visual.float()
-            points, point_logits = self.point_head(queries, looked_at, visual)
-            return {
-                "pred_points": points,
-                "pred_point_logits": point_logits,
-                "pred_referent_logits": self.score_head(queries).squeeze(-1),
-            }
+        points, point_logits = self.point_head(queries, looked_at, visual)
+        return {
+            "pred_points": points,
+            "pred_point_logits": point_logits,
+            "pred_referent_logits": self.score_head(queries).squeeze(-1),
+        }
 
 
 class _PointHead(nn.Module):
@@ -157,7 +154,7 @@ class _PointHead(nn.Module):
         attended = scores.softmax(-1).flatten(1, 2)  # [B, K M, L]
         states = (queries[:, :, None] + self.points).flatten(1, 2)  # [B, K M, d]
         states = states + self.found(attended @ visual)
-        place = attended @ patch_centres(attended.shape[-1]).to(attended)  # [B, K M, 2]
+        place = attended @ patch_centres(attended.shape[-1], attended.device)  # [B, K M, 2]
         points = (place.logit() + self.offset_head(states)).sigmoid()
         around = _bilinear(visual, points.detach())
         logits = self.label_head(states + self.at_point(around)).squeeze(-1)
@@ -181,9 +178,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.attention = FewQueriesAttention(dim, kv_dim, num_heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.ffn = nn.Sequential(
-            nn.Linear(dim, ffn_size), nn.ReLU(inplace=True), nn.Linear(ffn_size, dim)
-        )
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn_size), nn.ReLU(), nn.Linear(ffn_size, dim))
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(
@@ -198,9 +193,9 @@ class _Layer(nn.Module):
 def _mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(dim, hidden),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.Linear(hidden, hidden),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.Linear(hidden, out),
     )
 
@@ -223,22 +218,23 @@ def _bilinear(visual: Tensor, points: Tensor) -> Tensor:
     return (of_y[..., None] * of_x[..., None, :]).flatten(2) @ visual
 
 
-# The results are kept for training too, so they are made outside of inference mode.
+# The results are kept on their device, since a copy makes the host of a GPU wait for it. They are
+# kept for training too, so they are made outside of inference mode.
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)
-def patch_centres(num_patches: int) -> Tensor:
+def patch_centres(num_patches: int, device: torch.device) -> Tensor:
     """Return the centres [L, 2] of the L cells of a square grid, row by row: normalised (x, y)."""
     grid = math.isqrt(num_patches)
     assert grid * grid == num_patches
-    centre = (torch.arange(grid) + 0.5) / grid
+    centre = (torch.arange(grid, device=device) + 0.5) / grid
     return torch.cartesian_prod(centre, centre).flip(1)
 
 
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)
-def _sine_positions(num_patches: int, dim: int) -> Tensor:
+def _sine_positions(num_patches: int, dim: int, device: torch.device) -> Tensor:
     """Sines and cosines [L, D] of x and y, with half a period to eight periods in a picture."""
     assert dim % 4 == 0
-    frequency = 2 * math.pi * 2 ** torch.linspace(-1, 3, dim // 4)
-    angles = patch_centres(num_patches)[..., None] * frequency  # [L, 2, D / 4]
+    frequency = 2 * math.pi * 2 ** torch.linspace(-1, 3, dim // 4, device=device)
+    angles = patch_centres(num_patches, device)[..., None] * frequency  # [L, 2, D / 4]
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ppt.batches.batch import Batch
 from ppt.models.confidence import gather_evidence
 from ppt.models.point_generator import NO_POINT, PointGenerator
-from ppt.models.precision import autocast
 from ppt.models.segmenter import Segmenter
 
 
@@ -38,10 +37,9 @@ class PointPrompting(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the outputs of `PointGenerator.forward`; masks are decoded by `decode`."""
-        with autocast(batch.picture_index.device):
-            return self.generator(
-                batch.visual_features, batch.word_features, batch.word_mask, batch.picture_index
-            )
+        return self.generator(
+            batch.visual_features, batch.word_features, batch.word_mask, batch.picture_index
+        )
 
     def decode(
         self,

@@ -1,7 +1,7 @@
-"""Mixed precision: bfloat16 on a GPU where it does no harm, float32 everywhere else.
+"""Precision: on a GPU bfloat16 for the frozen nets, TensorFloat-32 for what trains.
 
-`onednn` chooses the library that multiplies float32 matrices on a CPU, and `ordered` the order in
-which several threads add.
+On a CPU everything is float32; `quick_products` chooses the library that multiplies matrices there,
+and `ordered` the order in which several threads add.
 """
 
 from __future__ import annotations
@@ -17,30 +17,34 @@ AUTOCAST = {"cuda": torch.bfloat16}
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """A context for the forward passes of large nets: bf16 on a GPU; on a CPU nothing changes."""
+    """A context for forward passes of frozen nets: bf16 on a GPU; on a CPU nothing changes."""
     kind = device.type
     return torch.autocast(kind, AUTOCAST.get(kind), enabled=kind in AUTOCAST)
 
 
-def full_precision(device: torch.device) -> torch.autocast:
-    """A context for coordinates inside `autocast`: bf16 has only 256 steps across a picture."""
-    return torch.autocast(device.type, enabled=False)
-
-
 @contextmanager
-def onednn() -> Iterator[None]:
-    """A context in which oneDNN multiplies float32 matrices on a CPU with AVX-512.
+def quick_products(device: torch.device) -> Iterator[None]:
+    """A context for training, in which a device multiplies float32 matrices as quickly as it can.
 
-    By default torch has MKL do it, which leaves AVX-512 unused on CPUs of other makers than Intel.
-    torch has a single way to ask for oneDNN: to permit it to round to bfloat16. It makes use of the
-    permission only on CPUs with AMX, and there MKL remains. It is for training: with oneDNN the
-    last bits of a row depend on its place in the batch, and those of a prediction should not.
+    A GPU rounds the factors to TensorFloat-32, which has three more binary digits than bfloat16.
+    autocast would also have to convert every tensor between its two types, and in an iteration of
+    the point generator a GPU waits for the host to launch that.
+
+    On a CPU with AVX-512 oneDNN multiplies. By default torch has MKL do it, which leaves AVX-512
+    unused on CPUs of other makers than Intel. torch has a single way to ask for oneDNN: to permit
+    it to round to bfloat16. It makes use of the permission only on CPUs with AMX, and there MKL
+    remains. With oneDNN the last bits of a row depend on its place in the batch, and those of a
+    prediction should not.
     """
+    backends: Any = torch.backends  # torch has no types for it
     cpu = torch.cpu.get_capabilities()
-    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    matmul, precision = backends.mkldnn.matmul, None
+    if device.type == "cuda":
+        matmul, precision = backends.cuda.matmul, "tf32"
+    elif cpu.get("avx512_f") and not cpu.get("amx_bf16"):
+        precision = "bf16"
     before = matmul.fp32_precision
-    if cpu.get("avx512_f") and not cpu.get("amx_bf16"):
-        matmul.fp32_precision = "bf16"
+    matmul.fp32_precision = precision or before
     try:
         yield
     finally:

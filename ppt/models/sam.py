@@ -26,7 +26,10 @@ EMBEDDINGS = "image_embeddings"
 """The name of SAM's only feature."""
 
 _BYTES_AT_ONCE = 2**30
-"""Pictures are encoded at once as long as they take no more memory than this."""
+"""Pictures are encoded at once on a CPU as long as they take no more memory than this."""
+
+_SHARE_AT_ONCE = 0.2
+"""The same on a GPU, as a share of its memory; other processes may use it as well."""
 
 _COPIES_OF_ATTENTION = 4
 """How many tensors of the attention's size a global block of the image encoder holds at once."""
@@ -68,6 +71,7 @@ class SamSegmenter(Frozen):
         self.mask_threshold = mask_threshold
         self.image_size: int = sam.image_encoder.img_size
         self.low_res_size: int = 4 * sam.prompt_encoder.image_embedding_size[0]
+        self._mean_and_std = sam.pixel_mean, sam.pixel_std  # these remain on the CPU
         self.freeze()
 
     @property
@@ -91,14 +95,21 @@ class SamSegmenter(Frozen):
         return type(self)(self.sam, max_prompts=self.max_prompts, mask_threshold=mask_threshold)
 
     def preprocess(self, image: np.ndarray) -> Tensor:
+        """Do what `Sam.preprocess` does, on the CPU: threads then do not wait for a GPU."""
         resized = ResizeLongestSide(self.image_size).apply_image(image)
-        pixels = torch.from_numpy(resized).to(self.sam.device).permute(2, 0, 1).float()
-        return self.sam.preprocess(pixels)
+        mean, std = self._mean_and_std
+        pixels = (torch.from_numpy(resized).permute(2, 0, 1).float() - mean) / std
+        height, width = pixels.shape[1:]
+        return F.pad(pixels, (0, self.image_size - width, 0, self.image_size - height))
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> dict[str, Tensor]:
         """The image embeddings [I, C, h, w], as many pictures at once as memory allows."""
-        at_once = max(_BYTES_AT_ONCE // self.encoding_bytes, 1)
+        memory = _BYTES_AT_ONCE
+        if pixels.is_cuda:
+            total = torch.cuda.get_device_properties(pixels.device).total_memory
+            memory = int(_SHARE_AT_ONCE * total)
+        at_once = max(memory // self.encoding_bytes, 1)
         with autocast(pixels.device):
             parts = [self.sam.image_encoder(part).float() for part in pixels.split(at_once)]
         return {EMBEDDINGS: torch.cat(parts)}

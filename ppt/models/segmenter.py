@@ -54,7 +54,7 @@ class Segmenter(Protocol):
         """Move the segmenter to a device and return it."""
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """Bring a picture, uint8 [H, W, 3] RGB, into the padded square: float [3, S, S]."""
+        """Bring a picture, uint8 [H, W, 3], into the padded square: float [3, S, S] on the CPU."""
 
     def encode_images(self, pixels: Tensor) -> dict[str, Tensor]:
         """Compute the features of pictures.

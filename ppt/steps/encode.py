@@ -1,8 +1,8 @@
 """encode: the features of each picture and text, computed once by the frozen models.
 
 Pictures are read, decoded and resized by threads while the device works on those before them, also
-from one bucket to the next, and features are written as they come: memory depends on `BATCH_SIZE`
-and not on the size of a bucket.
+from one bucket to the next, and features are written by a thread while it works on those after
+them: memory depends on `BATCH_SIZE` and not on the size of a bucket.
 """
 
 from __future__ import annotations
@@ -154,11 +154,13 @@ class _Pictures:
             return begun
         return cls(samples, bucket, nets)
 
-    def _begin(self) -> list[Future[list[Tensor]]]:
-        """Let the threads decode the next batch."""
+    def _begin(self) -> Future[list[Tensor]] | None:
+        """Let the threads decode the next batch; None if there is none."""
         batch = next(self._waiting, None)
-        images = [] if batch is None else batch["image"].to_pylist()
-        return [_threads().submit(self._prepare, image) for image in images]
+        if batch is None:
+            return None
+        pictures = [_threads().submit(self._prepare, image) for image in batch["image"].to_pylist()]
+        return _threads().submit(_stacked, pictures)  # begins after all that it waits for
 
     def _prepare(self, image: bytes) -> list[Tensor]:
         """Decode and preprocess a picture for each net: [3, S, S]."""
@@ -168,16 +170,25 @@ class _Pictures:
     def batches(self) -> Iterator[list[Tensor]]:
         """Yield for up to BATCH_SIZE pictures the pixels [I, 3, S, S] for each net."""
         device = current_device()
-        while decoding := self._decoding:
+        while (decoding := self._decoding) is not None:
             self._decoding = self._begin()
-            if not self._decoding and self.expected is not None:
+            if self._decoding is None and self.expected is not None:
                 type(self)._begun = type(self)(*self.expected, self._nets)
                 type(self).expected = None
-            prepared = zip(*(future.result() for future in decoding), strict=True)
-            pixels = [torch.stack(of_net).to(device) for of_net in prepared]
-            del decoding, prepared  # the pictures are in memory only once
+            pixels = [of_net.to(device, non_blocking=True) for of_net in decoding.result()]
+            del decoding  # the pictures are in memory only once
             yield pixels
             del pixels
+
+
+def _stacked(pictures: list[Future[list[Tensor]]]) -> list[Tensor]:
+    """Wait for I pictures, and return their pixels [I, 3, S, S] for each net.
+
+    Those for a GPU lie in pinned memory, from which it copies them while the host goes on.
+    """
+    by_net = zip(*(pictures.pop(0).result() for _ in range(len(pictures))), strict=True)
+    stacked = [torch.stack(of_net) for of_net in by_net]
+    return [of_net.pin_memory() for of_net in stacked] if current_device() == "cuda" else stacked
 
 
 @functools.cache

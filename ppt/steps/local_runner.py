@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from ppt.batches.ahead import for_device
 from ppt.config import ConfigError, Resources
 from ppt.models.loaded import threads, use_device
 from ppt.steps.progress import prepare_folder, print_epoch, print_waiting, progress_bar
@@ -85,7 +86,7 @@ class LocalRunner:
         with progress_bar(stage.title, total, "iterations") as advance:
             advance(worker.num_iterations)
             for epoch in worker.epochs_left:
-                batches = reader.batches(epoch, rank=0, world_size=1)
+                batches = for_device(reader.batches(epoch, rank=0, world_size=1), device)
                 losses = worker.train_epoch(epoch, batches, on_iteration=lambda: advance(1))
                 self._save(worker, folder, epoch)
                 log_epoch(node, epoch)

@@ -25,6 +25,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import IO, Any
@@ -582,14 +583,23 @@ def _parquet(table: pa.Table) -> pa.Buffer:
 
 
 def _write_parts(table: pa.Table | pa.RecordBatchReader, file: IO[bytes]) -> Checksum:
-    """Write an Arrow file of the parts of a reader, or of a table as one. Returns its checksum."""
+    """Write an Arrow file of the parts of a reader, or of a table as one. Returns its checksum.
+
+    A thread writes a part while the reader makes the next one.
+    """
     summed = SummedFile(file)
     with pa.ipc.new_file(pa.PythonFile(summed, "w"), table.schema) as writer:
         if isinstance(table, pa.Table):
             writer.write_table(table.combine_chunks())
         else:
-            for part in table:
-                writer.write_batch(part)
+            with ThreadPoolExecutor(max_workers=1, thread_name_prefix="write") as thread:
+                writing: Future[None] | None = None
+                for part in table:
+                    if writing is not None:
+                        writing.result()
+                    writing = thread.submit(writer.write_batch, part)
+                if writing is not None:
+                    writing.result()
     return summed.checksum()
 
 

@@ -158,7 +158,7 @@ class SetCriterion(nn.Module):
         wanted = torch.zeros_like(logits)
         wanted[pairs.expression, pairs.query] = pairs.is_referent
         weight = torch.full_like(logits, self.unmatched)
-        weight[pairs.expression, pairs.query] = 1.0
+        weight[pairs.expression, pairs.query] = torch.ones_like(pairs.is_referent)
         return F.binary_cross_entropy_with_logits(logits, wanted, weight, reduction="sum")
 
     # ------------------------------------------------------------ losses of masks

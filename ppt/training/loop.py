@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ppt.batches.batch import Batch
 from ppt.models.loaded import build_point_prompting
 from ppt.models.point_prompting import PointPrompting
-from ppt.models.precision import onednn, ordered
+from ppt.models.precision import ordered, quick_products
 from ppt.training.checkpoint import load_checkpoint, save_checkpoint
 from ppt.training.criterion import SetCriterion, build_criterion
 from ppt.training.optim import build_optimizer, build_schedule
@@ -205,7 +205,7 @@ class StageWorker:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         started = time.monotonic()
-        with onednn(), ordered(self.device):
+        with quick_products(self.device), ordered(self.device):
             means = train_one_epoch(
                 self.model,
                 self.criterion,

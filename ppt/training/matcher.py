@@ -136,28 +136,34 @@ def match_pairs(excess: np.ndarray, least: np.ndarray, expression: np.ndarray) -
         int64 [P, 2 + M]: the query, the target and the order of the points of each pair, ordered by
         expression and query.
     """
-    num_points = excess.shape[-1]
-    every = np.arange(num_points)
     cost = least.copy()
-    orders = np.zeros((*cost.shape, num_points), np.int64)
+    orders = np.zeros(excess.shape[:3], np.int64)
     solved = np.zeros(cost.shape, bool)
-    found = []
     starts = np.flatnonzero(np.diff(expression, prepend=-1))
-    for start, stop in pairwise([*starts, len(expression)]):
-        while True:
+    waiting = list(pairwise([*starts, len(expression)]))  # the targets of an expression each
+    found = [np.zeros((0, 2), np.int64)]
+    while waiting:
+        again, pairs = [], [np.zeros((0, 2), np.int64)]
+        for start, stop in waiting:
             targets, queries = linear_sum_assignment(cost[start:stop])
-            targets += start
-            unknown = np.flatnonzero(~solved[targets, queries])
-            if not len(unknown):
-                break
-            for g, k in zip(targets[unknown], queries[unknown], strict=True):
-                order = linear_sum_assignment(excess[g, k])[1]
-                orders[g, k], solved[g, k] = order, True
-                cost[g, k] += excess[g, k, every, order].mean()
-        by_query = queries.argsort()
-        targets, queries = targets[by_query], queries[by_query]
-        found.append(np.column_stack([queries, targets, orders[targets, queries]]))
-    return np.concatenate(found) if found else np.zeros((0, 2 + num_points), np.int64)
+            chosen = np.column_stack([queries, targets + start])
+            unknown = chosen[~solved[chosen[:, 1], queries]]
+            if len(unknown):
+                again.append((start, stop))
+                pairs.append(unknown)
+            else:
+                found.append(chosen)
+        k, g = np.concatenate(pairs).T
+        of_pairs = excess[g, k]
+        order = np.array([linear_sum_assignment(costs)[1] for costs in of_pairs], np.int64)
+        order = order.reshape(of_pairs.shape[:2])
+        cost[g, k] += np.take_along_axis(of_pairs, order[..., None], 2)[..., 0].mean(1)
+        orders[g, k], solved[g, k] = order, True
+        waiting = again
+    queries, targets = np.concatenate(found).T
+    in_order = np.lexsort((queries, expression[targets]))
+    queries, targets = queries[in_order], targets[in_order]
+    return np.column_stack([queries, targets, orders[targets, queries]])
 
 
 def _mask_cost(mask_logits: Tensor, targets: Targets) -> Tensor:

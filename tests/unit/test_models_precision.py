@@ -44,7 +44,7 @@ def test_onednn_where_it_is_quicker_and_exact(capabilities, onednn, monkeypatch)
     matmul = torch.backends.mkldnn.matmul
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     before = matmul.fp32_precision
-    with precision.onednn():
+    with precision.quick_products(CPU):
         assert matmul.fp32_precision == ("bf16" if onednn else before)
     assert matmul.fp32_precision == before != "bf16"
 
@@ -52,7 +52,7 @@ def test_onednn_where_it_is_quicker_and_exact(capabilities, onednn, monkeypatch)
 @pytest.mark.parametrize("rows", [4, 128, 3584])
 def test_products_of_float32_are_not_rounded_to_bf16_on_this_machine(rows):
     a, b = torch.rand(rows, 128), torch.rand(128, 96)
-    with precision.onednn():
+    with precision.quick_products(CPU):
         several = a[None] @ b[None].expand(3, -1, -1)
         products = [a @ b, torch.addmm(torch.zeros(96), a, b), several[2]]
     for product in products:
@@ -65,11 +65,12 @@ def test_a_gpu_takes_bf16():
     assert precision.autocast(torch.device("cuda")).fast_dtype == torch.bfloat16
 
 
-def test_full_precision_inside_autocast(low_precision):
-    with precision.autocast(CPU):
-        assert product().dtype == torch.bfloat16
-        with precision.full_precision(CPU):
-            assert product().dtype == torch.float32
+def test_a_gpu_trains_with_tf32():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    with precision.quick_products(torch.device("cuda")):
+        assert matmul.fp32_precision == "tf32"
+    assert matmul.fp32_precision == before != "tf32"
 
 
 def run_everything():

@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ppt.batches.ahead import for_device
 from ppt.batches.batch import Batch
 from ppt.experiments.benchmark.measuring import shortest
 from ppt.experiments.benchmark.rows import RATIO, Row, Setting, Workload
@@ -43,7 +44,7 @@ def _measure(work: Workload) -> list[Row]:
     nets = image_text_encoder(stage.model.clip, device), segmenter(stage.model.sam, device)
 
     def cached() -> None:
-        worker.train_epoch(1, reader.batches(1, 0, 1, chosen))
+        worker.train_epoch(1, for_device(reader.batches(1, 0, 1, chosen), device))
 
     def encoding() -> None:
         worker.train_epoch(1, _encoded(in_memory, images, *nets))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from ppt.models.loaded import current_device, threads
-from ppt.models.precision import AUTOCAST, onednn
+from ppt.models.precision import AUTOCAST, quick_products
 from ppt.store.nodes import Node
 
 Item = TypeVar("Item")
@@ -63,7 +63,7 @@ def measured_ceiling(cpus: float, repeats: int = 5) -> float:
     side = 8_192 if device.type == "cuda" else 1_024
     dtype = AUTOCAST.get(device.type, torch.float32)
     left, right = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
-    with threads(cpus), onednn():
+    with threads(cpus), quick_products(device):
         shortest(1, lambda: left @ right)
         (seconds,) = shortest(repeats, lambda: left @ right)
     return 2 * side**3 / seconds
