@@ -179,7 +179,7 @@ def _pictures(
     from ppt.images.pictures import UnreadablePicture, printable
     from ppt.models.loaded import default_device
     from ppt.serving.own_world import FOREIGN, check_world
-    from ppt.serving.predictor import checked_texts
+    from ppt.serving.predictor import checked_texts, unread_words
     from ppt.serving.result_files import write_coco, write_prediction
     from ppt.serving.zero_shot import open_predictor
 
@@ -189,8 +189,7 @@ def _pictures(
         raise ConfigError(f"text: {error}") from None
     predictor = open_predictor(model, default_device())
     for text in texts:
-        unread = [word for word, is_read in predictor.clip.words_read(text) if not is_read]
-        if unread:
+        if unread := unread_words(predictor.clip, text):
             words = ", ".join(map(repr, unread))
             told = f"{text!r}: the model does not know, or has no room for, {words}: the mask is "
             say(f"[yellow]note:[/] {escape(one_line(told))}for the other words, or for none")
@@ -251,6 +250,14 @@ def _table(
         f"{count.out:,} of {count.into:,} rows predicted, {count.quarantined:,} quarantined: "
         f"{result.predictions}, {result.masks}"
     )
+    if result.unread:
+        words = list(dict.fromkeys(word for unread in result.unread for word in unread))
+        told = ", ".join(map(repr, words[:5])) + (", ..." if len(words) > 5 else "")
+        say(
+            f"[yellow]note:[/] {len(result.unread):,} of {count.out:,} predicted rows have words "
+            f"that the model does not know, or has no room for ({escape(one_line(told))}): their "
+            "masks are for the other words, or for none"
+        )
     for row in result.reasons[:5]:
         line = f"  row {row['row']}, {row['picture']}: {row['reason']}"
         Console().print(line, highlight=False, markup=False, soft_wrap=True)

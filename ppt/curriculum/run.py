@@ -43,9 +43,10 @@ from ppt.report.gallery import stage_panels
 from ppt.steps.progress import print_waiting, print_warning
 from ppt.steps.runner import COMMANDS, Again, OnlyComplete, Repairing, Runner
 from ppt.steps.uses import Noting
+from ppt.store.disk import unwritable
 from ppt.store.locks import locked
 from ppt.store.nodes import Node, Store
-from ppt.tracking.folder import RunFolder, unwritable
+from ppt.tracking.folder import RunFolder
 from ppt.tracking.mlflow_runs import Tracker, check_tracking
 from ppt.tracking.record import RunRecord
 from ppt.tracking.results import write_results
@@ -144,7 +145,7 @@ def check_outputs(store: Store, folder: str | None) -> None:
     With the run's `folder`, this and MLflow are checked too. Raises ConfigError, which says what to
     do.
     """
-    if fault := unwritable(store):
+    if fault := unwritable(store.fs, store.path):
         raise ConfigError(f"store: {store.root!r} cannot be written to ({fault}): set another one")
     if folder is not None:
         if os.path.lexists(folder) and not os.path.isdir(folder):

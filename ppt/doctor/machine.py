@@ -27,8 +27,8 @@ from ppt.distributed.cluster import (
 from ppt.doctor.check import Check, State
 from ppt.doctor.cost import Cost
 from ppt.steps.local_runner import check_training
+from ppt.store.disk import unwritable
 from ppt.store.nodes import Store
-from ppt.tracking.folder import unwritable
 from ppt.tracking.mlflow_runs import check_tracking
 
 GB = 1e9
@@ -60,7 +60,7 @@ def check_disk(root: str, cost: Cost | None, *, local: bool = False) -> Check:
     if not store.is_local:
         found = f"{root} is remote, its space is not known; {needs}".rstrip("; ")
         todo = "every machine keeps a copy of what it reads under TMPDIR: see that it fits there"
-        if fault := unwritable(store):
+        if fault := unwritable(store.fs, store.path):
             return Check(name, "missing", f"{root} cannot be written to: {fault}", _OTHER)
         return Check(name, "warning", found, todo)
     place = Path(store.path)

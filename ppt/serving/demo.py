@@ -205,7 +205,7 @@ def _card(image: np.ndarray, explanation: Explanation) -> dict[str, Any]:
         "verdict": prediction.verdict,
         "sure": prediction.score >= 0.5,
         "words": explanation.words,
-        "unread": [word for word, read in explanation.words if not read],
+        "unread": prediction.unread,
         "mask": data_uri(
             mask_panel(image, prediction.mask, points=points, point_labels=labels, side=SIDE)
         ),

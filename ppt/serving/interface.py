@@ -52,6 +52,9 @@ class Segmented(BaseModel):
     """The mask of one text, with all coordinates in pixels of the upright picture."""
 
     expression: str
+    unread: list[str] = Field(
+        description="The words of the expression that the model does not know, or cuts off."
+    )
     score: float = Field(description="The probability that the mask is right, 0 to 1.")
     points: list[tuple[float, float]] = Field(description="The points of the prompt as (x, y).")
     point_labels: list[int] = Field(description="For each point 1 (positive) or 0 (negative).")

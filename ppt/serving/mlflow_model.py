@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ppt
+from ppt.config import ConfigError
 from ppt.images.pictures import check_picture, encode_picture
 from ppt.serving.own_world import check_world
 from ppt.serving.predictor import Predictor
@@ -20,6 +21,7 @@ from ppt.store.given import SUMMARY
 from ppt.toybox import world
 from ppt.tracking.mlflow_runs import (
     flatten,
+    in_a_line,
     logged_run,
     move_artifacts,
     needed,
@@ -48,7 +50,8 @@ def log_model(folder: Path, run: Path, register: str | None = None) -> str:
         The model's URI: `models:/<id>`, or `models:/<name>/<version>` if it is registered.
 
     Raises:
-        ConfigError: if the run's folder tells no MLflow run, or if MLflow fails.
+        ConfigError: if the run's folder tells no MLflow run, if MLflow fails, or if it does not
+            take the name.
     """
     import mlflow
     import pandas as pd
@@ -81,14 +84,34 @@ def log_model(folder: Path, run: Path, register: str | None = None) -> str:
             run_id=run_id,
             model_id=logged.model_id,
             step=stages.index(manifest["stage"]) + 1,
-            registered_model_name=register,
             loader_module=__name__,
             data_path=str(folder),
             input_example=example,
             signature=signature,
             pip_requirements=[f"ppt-ris=={ppt.__version__}"],
         )
-    return f"models:/{register}/{info.registered_model_version}" if register else info.model_uri
+        return register_model(info.model_uri, register, uri) if register else info.model_uri
+
+
+def register_model(model: str, name: str, server: str) -> str:
+    """Register a logged model, and return its URI: `models:/<name>/<version>`.
+
+    Raises ConfigError if the server does not take the name; servers have rules of their own.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
+
+    try:
+        version = mlflow.register_model(model, name)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(INVALID_PARAMETER_VALUE):
+            raise
+        raise ConfigError(
+            f"--register: MLflow at {server} does not take {name!r} as the name of a model "
+            f"({in_a_line(error)}): give another name"
+        ) from error
+    return f"models:/{name}/{version.version}"
 
 
 class PyfuncPredictor:

@@ -71,6 +71,7 @@ class PredictedTable:
     quarantine: Path  # quarantine.jsonl
     count: Count
     reasons: list[dict[str, Any]]
+    unread: list[list[str]]  # for each row with words that the text encoder does not read, these
 
 
 def predict_table(
@@ -171,7 +172,7 @@ class PredictRows(Step):
 
     kind = "predictions"
     command = "predict"
-    version = 4
+    version = 5
 
     model: AnyModel
     rows: tuple[tuple[Row, ...], ...]  # by bucket
@@ -269,6 +270,7 @@ def _export(node: Node, out: Path) -> PredictedTable:
     PNG for each row.
     """
     predictions = node.read_all().sort_by("row")
+    told = predictions.to_pylist()
     result = PredictedTable(
         out / "predictions.parquet",
         out / "masks",
@@ -281,9 +283,9 @@ def _export(node: Node, out: Path) -> PredictedTable:
             ),
             key=lambda r: r["row"],
         ),
+        [row["unread"] for row in told if row["unread"]],
     )
     pq.write_table(predictions, result.predictions)
-    told = predictions.to_pylist()
     _write_lines(result.predictions.with_suffix(".jsonl"), told)
     _write_lines(result.quarantine, result.reasons)
     for part, content in zip(COCO_PARTS, coco_results(told), strict=True):

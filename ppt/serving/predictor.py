@@ -22,6 +22,7 @@ from ppt.images.masks import encode_rle, rle_boxes
 from ppt.images.pictures import printable, read_picture
 from ppt.labels.similarity import similarity
 from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
+from ppt.models.image_text_encoder import ImageTextEncoder
 from ppt.models.loaded import default_device
 from ppt.models.point_prompting import PointPrompting
 from ppt.models.prediction import Prediction, predict_batches
@@ -47,6 +48,7 @@ class PicturePrediction(Prediction):
 
     image: np.ndarray  # uint8 [height, width, 3] RGB
     checkpoint: str  # digest of the checkpoint that made the prediction
+    unread: list[str]  # the words of the text that the text encoder does not read
 
     @property
     def verdict(self) -> str:
@@ -74,6 +76,7 @@ class PicturePrediction(Prediction):
         return {
             "picture": self.picture,
             "expression": self.text,
+            "unread": self.unread,
             "score": self.score,
             "points": (self.points * (width, height)).round(2).tolist(),
             "point_labels": self.point_labels.tolist(),
@@ -224,9 +227,13 @@ class Predictor:
             ),
             strict=True,
         ):
-            image, checkpoint = questions[picture].image, self.checkpoint.digest
             found[picture].append(
-                PicturePrediction(**vars(prediction), image=image, checkpoint=checkpoint)
+                PicturePrediction(
+                    **vars(prediction),
+                    image=questions[picture].image,
+                    checkpoint=self.checkpoint.digest,
+                    unread=unread_words(self.clip, prediction.text),
+                )
             )
         return found
 
@@ -280,6 +287,11 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
     if rejected or not kept:
         raise ValueError(rejected[0].reason if rejected else "no expression is given")
     return [expression.text for expression in kept]
+
+
+def unread_words(clip: ImageTextEncoder, text: str) -> list[str]:
+    """Return the words of a text, in their order, that an encoder does not know or cuts off."""
+    return [word for word, is_read in clip.words_read(text) if not is_read]
 
 
 def save_mask(mask: np.ndarray, path: str | Path) -> None:

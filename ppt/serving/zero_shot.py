@@ -32,6 +32,7 @@ from ppt.serving.predictor import (
     as_stored,
     checked_texts,
     name_of,
+    unread_words,
 )
 from ppt.serving.stored_checkpoint import StoredCheckpoint
 from ppt.store.nodes import digest_of
@@ -157,6 +158,7 @@ class ZeroShotPredictor:
             mask_without=None,
             image=image,
             checkpoint=self.digest,
+            unread=unread_words(self.clip, text),
             encoders={"clip": self.model.clip.name, "sam": self.model.sam.name},
         )
 

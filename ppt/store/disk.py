@@ -8,8 +8,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ppt.config import ConfigError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _TODO = {
     errno.ENOSPC: "free some space",
@@ -48,16 +52,29 @@ def check_writable(folder: str | Path, option: str) -> None:
 
     Raises ConfigError, which names the option that gave the folder, if this cannot be done.
     """
-    probe = Path(folder, f".probe-{uuid.uuid4().hex}")
-    try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"ppt")
-        probe.unlink()
-    except OSError as error:
+    from fsspec.implementations.local import LocalFileSystem
+
+    if fault := unwritable(LocalFileSystem(), os.path.abspath(folder)):
         raise ConfigError(
-            f"{option}: {str(folder)!r} cannot be written to ({reason_of(error)}): give another "
-            "folder"
-        ) from None
+            f"{option}: {str(folder)!r} cannot be written to ({fault}): give another folder"
+        )
+
+
+def unwritable(fs: AbstractFileSystem, folder: str) -> str | None:
+    """Make a folder if it is not there, and return why no file can be written into it, if none can.
+
+    `folder` is a path of the filesystem.
+    """
+    probe = f"{folder}/.probe-{uuid.uuid4().hex}"
+    try:
+        fs.makedirs(folder, exist_ok=True)
+        fs.pipe_file(probe, b"ppt")
+        fs.rm_file(probe)
+    except OSError as error:
+        return reason_of(error)
+    except Exception as error:  # each filesystem has its own
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 @contextmanager

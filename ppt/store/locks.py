@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ppt.store.nodes import Store
@@ -62,17 +62,22 @@ def locked_file(
 ) -> Iterator[None]:
     """Hold a lock during the block by a file of this name, which is removed at the end.
 
-    A `shared` lock is held by any number at once, but not beside one that is not. A filesystem that
-    knows no locks has none.
+    So are the folders that were made for it, if nothing else is in them. A `shared` lock is held by
+    any number at once, but not beside one that is not. A filesystem that knows no locks has none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = _lock(path, on_wait, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    made = [folder for folder in path.parents if not folder.exists()]  # the deepest first
     try:
-        yield
+        file = _lock(path, on_wait, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if not shared or _is_last(file):
+                path.unlink(missing_ok=True)
+            os.close(file)
     finally:
-        if not shared or _is_last(file):
-            path.unlink(missing_ok=True)
-        os.close(file)
+        with suppress(OSError):  # of a folder that is not empty
+            for folder in made:
+                folder.rmdir()
 
 
 def _is_last(file: int) -> bool:
@@ -88,7 +93,7 @@ def _lock(path: Path, on_wait: Callable[[], None], kind: int) -> int:
     """Create and lock a file, and return its descriptor."""
     told = False
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        file = _create(path)
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -103,6 +108,20 @@ def _lock(path: Path, on_wait: Callable[[], None], kind: int) -> int:
         if _is_at(path, file):
             return file
         os.close(file)  # the one who had the lock has removed the file
+
+
+def _create(path: Path, attempts: int = 100) -> int:
+    """Create a file and its folder, if they are not there, and return the file's descriptor.
+
+    Whoever made the folder for a lock may remove it between the two, so both are tried again.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except (FileNotFoundError, FileExistsError):
+        if attempts == 1:
+            raise
+    return _create(path, attempts - 1)
 
 
 def _is_at(path: Path, file: int) -> bool:

@@ -146,6 +146,7 @@ PREDICTIONS = pa.schema(  # exported predictions, in pixels of the upright pictu
         pa.field("row", pa.int64(), nullable=False),  # in the table of questions, from 1
         pa.field("picture", pa.string(), nullable=False),
         pa.field("expression", pa.string(), nullable=False),
+        pa.field("unread", pa.list_(pa.string()), nullable=False),  # words that were not read
         pa.field("score", pa.float64(), nullable=False),  # confidence of the referent, 0 to 1
         pa.field("points", pa.list_(pa.list_(pa.float64())), nullable=False),  # (x, y)
         pa.field("point_labels", pa.list_(pa.int8()), nullable=False),

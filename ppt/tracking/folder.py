@@ -8,26 +8,10 @@ copied back after every stage and at the end of the run.
 from __future__ import annotations
 
 import tempfile
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from ppt.store.disk import reason_of
 from ppt.store.nodes import Store, digest_of
-
-
-def unwritable(store: Store) -> str | None:
-    """Return why nothing can be written into a store, or None if a small file could be."""
-    probe = f"{store.path}/.probe-{uuid.uuid4().hex}"
-    try:
-        store.fs.makedirs(store.path, exist_ok=True)
-        store.fs.pipe_file(probe, b"ppt")
-        store.fs.rm_file(probe)
-    except OSError as error:
-        return reason_of(error)
-    except Exception as error:  # each filesystem has its own
-        return f"{type(error).__name__}: {error}"
-    return None
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,7 @@ class Tracker:
         except _failures() as error:
             if not self._has_failed:
                 told = f"MLflow at {self.uri} fails, the run goes on without it"
-                self.tell(f"{told}: {_in_a_line(error)}")
+                self.tell(f"{told}: {in_a_line(error)}")
             self._has_failed = True
         else:
             self._has_failed = False
@@ -426,7 +426,8 @@ def _failures() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError
 
 
-def _in_a_line(error: BaseException) -> str:
+def in_a_line(error: BaseException) -> str:
+    """Return the message of an error as one line, which is cut at 200 characters."""
     return " ".join(str(error).split())[:200]
 
 
@@ -437,7 +438,7 @@ def needed(uri: str) -> Iterator[None]:
         yield
     except _failures() as error:
         raise ConfigError(
-            f"MLflow at {uri} fails: {_in_a_line(error)}: run the command again when it answers, "
+            f"MLflow at {uri} fails: {in_a_line(error)}: run the command again when it answers, "
             "what is done is found"
         ) from error
 
@@ -470,7 +471,7 @@ def logged_run(folder: str | Path) -> tuple[str, str]:
         uri, run_id = str(state["tracking_uri"]), str(state["run_id"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(
-            f"{path} does not tell the MLflow run of {str(folder)!r} ({_in_a_line(error)}): "
+            f"{path} does not tell the MLflow run of {str(folder)!r} ({in_a_line(error)}): "
             "give the folder of a finished run"
         ) from None
     return (own_uri(folder) if uri == OWN else uri), run_id

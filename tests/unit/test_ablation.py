@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from run_record import build_record
 
 from ppt.config import ConfigError, Curriculum, load_curriculum, load_row
 from ppt.evaluation.metrics import Overlaps, measure
 from ppt.evaluation.outcomes import candidate_group, outcome
-from ppt.experiments.ablation import load_rows
+from ppt.experiments.ablation import Ablation, Line, Measured, load_rows, outcomes
+from ppt.experiments.ablation_page import write_ablation
 from ppt.experiments.candidate_groups import overlaps_by_candidates
 from ppt.experiments.table3 import TABLE3
 from ppt.images.masks import encode_rle, mask_area
 from ppt.steps.evaluate import metrics_of
-from ppt.tracking.record import stage_epochs
+from ppt.tracking.record import Chosen, stage_epochs
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "curricula" / "ablations" / "table3"
@@ -132,6 +135,43 @@ def test_every_sentence_is_in_one_group_of_candidates(tmp_path: Path) -> None:
     assert measure(found["1"])["mIoU"] == pytest.approx(100 * rows[1]["iou"])
     pairs = [p for o in found.values() for p in zip(o.intersection, o.union, strict=True)]
     assert measure(Overlaps.of(pairs)) == metrics_of(results)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an ablation with two rows, one of which is trained."""
+    folder = tmp_path_factory.mktemp("ablation")
+    record = build_record(folder / "runs")
+    record.chosen = Chosen("refinement.2", "last")
+    baseline, trained = record.results("clip_sam_published"), record.stages[-1].results
+    lines = []
+    for name, results in (("row1", baseline), ("row5", trained)):
+        measured = Measured(
+            record,
+            metrics_of(results),
+            outcomes(results),
+            overlaps_by_candidates(results, {}),
+            trained=results if results is trained else None,
+        )
+        lines.append(Line(name, TABLE3[name].title, TABLE3[name], {7: measured}))
+    write_ablation(Ablation("table3", [7], lines, 7, 7, 12), folder)
+    return folder / "report.html"
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_in_a_browser(page: Path, width: int) -> None:
+    """Nothing is cut off, and a shadow is where a table goes on, as on the page of a run."""
+    pytest.importorskip("websockets", reason="needs the extra serve")
+    browser = pytest.importorskip("browser")
+    if browser.CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    seen = browser.look_at(page.as_uri(), width)
+    assert seen.told == [] and seen.cut_off == []
+    assert "have a negative point" in seen.text and "Better with negative points" in seen.text
+    picture = np.asarray(Image.open(io.BytesIO(seen.picture)).convert("L")).astype(int)
+    right = {1280: 1105, 400: 383}[width]  # the last column of the tables
+    shaded = (abs(picture[:, right] - 195) < 8).sum()  # a shadow, which is a quarter of black
+    assert (shaded > 150) == (width == 400)
 
 
 def test_what_is_shared_counts_once() -> None:

@@ -73,7 +73,9 @@ def test_a_file_on_a_disk_that_takes_nothing_is_named_itself(
     assert str(disk_fault(caught.value)).startswith(f"{tmp_path}/file: Read-only file system: ")
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_with_its_option(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_told_with_its_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "link").symlink_to("/nowhere/x")
     (tmp_path / "file").touch()
     for folder, reason in (
@@ -88,6 +90,10 @@ def test_a_folder_that_cannot_be_written_to_is_told_with_its_option(tmp_path: Pa
         assert str(caught.value) == told
     check_writable(tmp_path / "a" / "b", "--out")
     assert list((tmp_path / "a" / "b").iterdir()) == []
+    monkeypatch.chdir(tmp_path)
+    for name in ("~", "file:x", "memory:y"):  # these are names of folders here
+        check_writable(name, "--out")
+        assert list((tmp_path / name).iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "no"), OSError("no"), None])

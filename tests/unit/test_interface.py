@@ -66,6 +66,13 @@ def test_the_answer_is_that_of_the_predictor(client: TestClient, predictor: Pred
         assert (coco.decode(found["mask"]).astype(bool) == prediction.mask).all()
 
 
+def test_the_answer_tells_the_words_that_are_not_known(client: TestClient) -> None:
+    texts = ["the red car", "a frobnicator near the xyzzy"]
+    answer = client.post("/v1/segment", json={"picture": PICTURE, "texts": texts})
+    found = answer.json()["predictions"]
+    assert [row["unread"] for row in found] == [[], ["frobnicator", "xyzzy"]]
+
+
 def test_health_and_schema(client: TestClient, predictor: Predictor) -> None:
     digest = predictor.checkpoint.digest
     assert client.get("/health").json() == {"status": "ok", "checkpoint": digest}

@@ -70,7 +70,7 @@ def test_waits_for_another_process(
         thread.join(PATIENCE)
         assert entered.is_set()
     assert other.wait() == (-signal.SIGKILL if dies else 0)
-    assert list((tmp_path / LOCKS).iterdir()) == []
+    assert list((tmp_path / LOCKS).glob("*")) == []
     assert "nothing" not in told
 
 
@@ -91,7 +91,7 @@ def test_many_at_once_come_in_turn(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert (most, entered) == (1, 160)
-    assert list((tmp_path / LOCKS).iterdir()) == []
+    assert list((tmp_path / LOCKS).glob("*")) == []
 
 
 def test_a_store_is_used_together_or_alone(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_store_is_used_together_or_alone(tmp_path: Path) -> None:
     thread.join(PATIENCE)
     assert alone.is_set()
     assert waited == ["for the others"]
-    assert list((tmp_path / LOCKS).iterdir()) == []
+    assert list((tmp_path / LOCKS).glob("*")) == []
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
@@ -130,6 +130,42 @@ def test_a_store_that_cannot_be_written_can_be_used(
         pass
     with pytest.raises(OSError), in_use(store, nothing, alone=True):
         pass
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_was_made_for_a_lock_is_removed(tmp_path: Path, shared: bool) -> None:
+    store = Store(str(tmp_path / "a" / "runs"))
+    with in_use(store, nothing, alone=not shared):
+        assert (tmp_path / "a" / "runs" / LOCKS / "in-use").is_file()
+    assert list(tmp_path.iterdir()) == []
+    with in_use(store, nothing, alone=not shared):
+        (tmp_path / "a" / "file").touch()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+    (tmp_path / "a" / "runs").mkdir()  # by somebody else, so it stays
+    with in_use(store, nothing, alone=not shared):
+        pass
+    assert list((tmp_path / "a" / "runs").iterdir()) == []
+
+
+def test_a_lock_waits_in_a_folder_that_another_one_removes(tmp_path: Path) -> None:
+    """The one who waits has the lock in a folder that is there, which a third one sees."""
+    store, held, entered = Store(str(tmp_path / "runs")), threading.Event(), threading.Event()
+    go_on = threading.Event()
+
+    def enter() -> None:
+        with locked(store, "node", held.set):
+            entered.set()
+            go_on.wait(PATIENCE)
+
+    with locked(store, "node", nothing):
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert held.wait(PATIENCE)
+    assert entered.wait(PATIENCE)
+    assert (tmp_path / "runs" / LOCKS / "node").is_file()
+    go_on.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
 
 
 def test_a_store_behind_a_url_has_no_locks() -> None:

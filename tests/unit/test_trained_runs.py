@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from common import DATA, QUICKSTART
@@ -14,8 +16,10 @@ from ppt.config import ConfigError, load_curriculum
 from ppt.curriculum.run import check_outputs
 from ppt.jobs.cli import app
 from ppt.jobs.common import load_trained
+from ppt.serving.mlflow_model import register_model
 from ppt.serving.stored_checkpoint import open_checkpoint
 from ppt.store.nodes import Store
+from ppt.tracking.mlflow_runs import needed, tracked_at
 from ppt.tracking.record import RunRecord
 from ppt.tracking.summary import write_curriculum
 
@@ -167,6 +171,62 @@ def test_without_a_checkpoint_the_runs_are_listed(
 def test_a_registered_model_that_mlflow_cannot_name(name: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", str(tmp_path), "--register", name])
     assert result.exit_code == 2 and f"--register: {name!r} is no name of a model" in result.output
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """An MLflow server that takes no registered model, and says why by `code`."""
+
+    code = "INVALID_PARAMETER_VALUE"
+
+    def do_POST(self) -> None:
+        self.send_response(400)
+        self.end_headers()
+        told = {"error_code": self.code, "message": "names have three parts"}
+        self.wfile.write(json.dumps(told).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_a_name_that_only_the_server_of_mlflow_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(ConfigError) as caught, needed(uri), tracked_at(uri):
+            register_model("models:/m-1", "my model", uri)
+        assert str(caught.value).startswith(
+            f"--register: MLflow at {uri} does not take 'my model' as the name of a model "
+        )
+        assert "names have three parts): give another name" in str(caught.value)
+        monkeypatch.setattr(Refusing, "code", "PERMISSION_DENIED")  # this is not the name's fault
+        with pytest.raises(ConfigError) as caught, needed(uri), tracked_at(uri):
+            register_model("models:/m-1", "my model", uri)
+        assert str(caught.value).startswith(f"MLflow at {uri} fails: PERMISSION_DENIED")
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", "quickstart", "--local"),
+        ("evaluate", "quickstart", "--local"),
+        ("evaluate", "quickstart", "--stage", "ris_joint", "--local"),
+        ("select", "quickstart", "--after", "semantic_alignment", "--local"),
+        ("export", "runs/quickstart", "--out", "model"),
+        ("predict", "a.png", "a car", "--checkpoint", "runs/quickstart"),
+        ("gc", "runs", "--delete"),
+        ("verify", "runs"),
+        ("show", "abc"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:1]),
+)
+def test_a_command_that_reads_leaves_nothing_where_nothing_is_trained(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2 and "error: " in result.output, result.output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_that_cannot_be_written_to_is_told_before_work(

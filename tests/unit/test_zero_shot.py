@@ -265,7 +265,8 @@ def test_a_sentence_without_quotes_is_refused_with_the_right_command(pictures):
     assert code == 2 and not (pictures / "predictions").exists()
     assert "error: text: 3 texts of one word each: a sentence is one text in quotes" in output
     assert "`ppt predict 1.png 'more/b c.PNG' 'the red car'`" in output
-    for texts in (["car"], ["boat", "boat"], ["the red car", "boat"]):
+    assert "as in 'a dog' 'a cat'" in output
+    for texts in (["car"], ["boat", "boat"], ["the red car", "boat"], ["a dog", "a cat"]):
         code, output = predict("1.png", *texts, *TOYBOX)
         assert code == 0 and output.count(": predictions/1-") == len(set(texts)), output
 
@@ -278,6 +279,29 @@ def test_words_that_are_not_known_are_told(pictures):
     assert told in output and output.count("note:") == 2
     assert "'a red frobnicator and a car': the model does not know, or has no room for" in output
     assert "room for, 'frobnicator': the" in output
+    told = [json.loads(path.read_text()) for path in (pictures / "predictions").glob("1-*.json")]
+    assert {row["expression"]: row["unread"] for row in told} == {
+        "xyzzy": ["xyzzy"],
+        "a red frobnicator and a car": ["frobnicator"],
+        "a red car": [],
+    }
+
+
+def test_words_that_are_not_known_are_told_in_a_line_for_a_table(pictures):
+    texts = ["a red car", *(f"a car near word{i} word{i % 4}" for i in range(12)), "?!"]
+    (pictures / "t.csv").write_text("picture,expression\n" + "".join(f"1.png,{t}\n" for t in texts))
+    code, output = predict("--table", "t.csv", "--local", *TOYBOX)
+    assert code == 1 and output.count("note:") == 1, output
+    assert "12 of 13 predicted rows have words that the model does not know" in output
+    assert "room for ('word0', 'word1', 'word2', 'word3', 'word4', ...): their masks" in output
+    lines = (pictures / "predictions" / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["unread"] for line in lines] == [
+        [],
+        *([f"word{i}", f"word{i % 4}"] for i in range(12)),
+    ]
+    (pictures / "t.csv").write_text("picture,expression\n1.png,a red car\n")
+    code, output = predict("--table", "t.csv", "--local", *TOYBOX)
+    assert code == 0 and "note:" not in output
 
 
 def test_a_text_that_begins_with_a_hyphen(pictures):
