@@ -117,6 +117,24 @@ def test_only_the_figures_are_left(folder: Path, rows: list[dict[str, Any]]) -> 
     assert sum(line.startswith("| ") for line in page.splitlines()) == len(rows) + len(PARTS) - 1
 
 
+def test_some_parts_alone(tmp_path: Path) -> None:
+    arguments = ["benchmark", "--short", "--local", "--parts", "fc", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, [*arguments, *WORLD])
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "benchmark.json").read_text())
+    parts = [row["part"] for row in content["rows"]]
+    assert parts == sorted(parts) and set(parts) == {"c", "f"}
+    assert content["facts"]["command"].startswith("ppt benchmark --short --parts fc --local")
+
+
+@pytest.mark.parametrize("parts", ["", "ax", "A"])
+def test_parts_that_there_are_not(parts: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["benchmark", "--parts", parts, "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert f"--parts must be letters from a to h, such as acdf, got {parts!r}" in result.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_the_embedded_world_is_measured(tmp_path: Path) -> None:
     data = f"data.object_centric={{format: imagenet, root: {DATA}/imagenet-sample}}"
     result = CliRunner().invoke(app, ["benchmark", "--out", str(tmp_path), data])

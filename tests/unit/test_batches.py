@@ -1,5 +1,6 @@
-"""From stored tables to batches: frames, padding, point targets, odd tables."""
+"""From stored tables to batches: frames, padding, point targets, odd tables; made ahead."""
 
+import threading
 from collections import Counter
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from stored_tables import WIDTH, blob, label, reader, stored
 from torch.nn import functional as F
 
+from ppt.batches.ahead import for_device, made_ahead
 from ppt.batches.batch import Batch
 from ppt.batches.gather import PictureRow, StageReader, gather_pictures
 from ppt.batches.sampler import Plan
@@ -264,3 +266,43 @@ def test_low_resolution_is_the_area_average(mask, sizes):
     if average.max() > 0.56:
         np.testing.assert_array_equal(got[clear], average[clear] > 0.5)
     assert got.any()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_so_many_are_made_before_they_are_asked_for(number):
+    made, more = [], threading.Condition()
+
+    def items():
+        for item in range(6):
+            with more:
+                made.append((item, threading.current_thread()))
+                more.notify_all()
+            yield item
+
+    ahead = made_ahead(items(), number)
+    for item in range(6):
+        assert next(ahead) == item
+        expected = min(item + 1 + number, 6)
+        with more:
+            assert more.wait_for(lambda expected=expected: len(made) >= expected, timeout=60)
+            assert len(made) == expected
+    assert list(ahead) == []
+    assert threading.main_thread() not in {thread for _, thread in made}
+
+
+def test_an_error_is_raised_where_its_item_is_asked_for():
+    def items():
+        yield "first"
+        raise ValueError("the second one cannot be made")
+
+    ahead = made_ahead(items(), 2)
+    assert next(ahead) == "first"
+    with pytest.raises(ValueError, match="the second one cannot be made"):
+        next(ahead)
+
+
+def test_on_a_cpu_batches_are_read_when_they_are_asked_for():
+    read = []
+    batches = for_device((read.append(number) or number for number in range(3)), "cpu")
+    assert read == []
+    assert next(batches) == 0 and read == [0]
