@@ -179,7 +179,7 @@ def _pictures(
     from ppt.images.pictures import UnreadablePicture, printable
     from ppt.models.loaded import default_device
     from ppt.serving.own_world import FOREIGN, check_world
-    from ppt.serving.predictor import checked_texts, unread_words
+    from ppt.serving.predictor import checked_texts, read_and_unread
     from ppt.serving.result_files import write_coco, write_prediction
     from ppt.serving.zero_shot import open_predictor
 
@@ -189,10 +189,12 @@ def _pictures(
         raise ConfigError(f"text: {error}") from None
     predictor = open_predictor(model, default_device())
     for text in texts:
-        if unread := unread_words(predictor.clip, text):
+        read, unread = read_and_unread(predictor.clip, text)
+        if unread:
             words = ", ".join(map(repr, unread))
             told = f"{text!r}: the model does not know, or has no room for, {words}: the mask is "
-            say(f"[yellow]note:[/] {escape(one_line(told))}for the other words, or for none")
+            of = "for the other words" if read else "for no word, and its score is 0"
+            say(f"[yellow]note:[/] {escape(one_line(told))}{of}")
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
     for picture in pictures:

@@ -227,12 +227,15 @@ class Predictor:
             ),
             strict=True,
         ):
+            read, unread = read_and_unread(self.clip, prediction.text)
+            if not read:  # the mask is for a text without words, whatever it looks like
+                prediction.score = 0.0
             found[picture].append(
                 PicturePrediction(
                     **vars(prediction),
                     image=questions[picture].image,
                     checkpoint=self.checkpoint.digest,
-                    unread=unread_words(self.clip, prediction.text),
+                    unread=unread,
                 )
             )
         return found
@@ -289,9 +292,13 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
     return [expression.text for expression in kept]
 
 
-def unread_words(clip: ImageTextEncoder, text: str) -> list[str]:
-    """Return the words of a text, in their order, that an encoder does not know or cuts off."""
-    return [word for word, is_read in clip.words_read(text) if not is_read]
+def read_and_unread(clip: ImageTextEncoder, text: str) -> tuple[list[str], list[str]]:
+    """Return the words of a text, in their order, that an encoder reads and that it does not.
+
+    It reads neither a word that it does not know nor one that it cuts off.
+    """
+    words = clip.words_read(text)
+    return [word for word, is_read in words if is_read], [w for w, is_read in words if not is_read]
 
 
 def save_mask(mask: np.ndarray, path: str | Path) -> None:

@@ -32,7 +32,7 @@ from ppt.serving.predictor import (
     as_stored,
     checked_texts,
     name_of,
-    unread_words,
+    read_and_unread,
 )
 from ppt.serving.stored_checkpoint import StoredCheckpoint
 from ppt.store.nodes import digest_of
@@ -143,8 +143,12 @@ class ZeroShotPredictor:
         similarity: torch.Tensor,
         found: Candidate | None,
     ) -> ZeroShotPrediction:
-        """Make a prediction of a candidate; without one its mask is empty and its score is 0."""
+        """Make a prediction of a candidate; without one its mask is empty and its score is 0.
+
+        The score is also 0 if no word of the text is read.
+        """
         attention = similarity.float().cpu().numpy()
+        read, unread = read_and_unread(self.clip, text)
         return ZeroShotPrediction(
             picture=picture,
             expression_id=str(number),
@@ -152,13 +156,13 @@ class ZeroShotPredictor:
             mask=found.mask if found else np.zeros(image.shape[:2], bool),
             points=found.points if found else np.zeros((0, 2), np.float32),
             point_labels=found.point_labels if found else np.zeros(0, np.int8),
-            score=min(max(found.predicted_iou, 0.0), 1.0) if found else 0.0,
+            score=min(max(found.predicted_iou, 0.0), 1.0) if found and read else 0.0,
             evidence=None,
             attention=attention / max(attention.sum(), 1e-6),
             mask_without=None,
             image=image,
             checkpoint=self.digest,
-            unread=unread_words(self.clip, text),
+            unread=unread,
             encoders={"clip": self.model.clip.name, "sam": self.model.sam.name},
         )
 

@@ -67,10 +67,11 @@ def test_the_answer_is_that_of_the_predictor(client: TestClient, predictor: Pred
 
 
 def test_the_answer_tells_the_words_that_are_not_known(client: TestClient) -> None:
-    texts = ["the red car", "a frobnicator near the xyzzy"]
+    texts = ["the red car", "a frobnicator near the xyzzy", "xyzzy frobnicator"]
     answer = client.post("/v1/segment", json={"picture": PICTURE, "texts": texts})
     found = answer.json()["predictions"]
-    assert [row["unread"] for row in found] == [[], ["frobnicator", "xyzzy"]]
+    assert [row["unread"] for row in found] == [[], ["frobnicator", "xyzzy"], texts[2].split()]
+    assert found[2]["score"] == 0 < min(found[0]["score"], found[1]["score"])
 
 
 def test_health_and_schema(client: TestClient, predictor: Predictor) -> None:

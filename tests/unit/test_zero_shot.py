@@ -273,18 +273,21 @@ def test_a_sentence_without_quotes_is_refused_with_the_right_command(pictures):
 
 def test_words_that_are_not_known_are_told(pictures):
     _, output = predict("1.png", "xyzzy", "a red frobnicator and a car", "a red car", *TOYBOX)
+    assert output.count("note:") == 2
+    told = "'xyzzy': the model does not know, or has no room for, 'xyzzy': the mask is for no word"
+    assert told + ", and its score is 0" in output
     told = (
-        "'xyzzy': the model does not know, or has no room for, 'xyzzy': the mask is for the other"
+        "'a red frobnicator and a car': the model does not know, or has no room for, 'frobnicator"
     )
-    assert told in output and output.count("note:") == 2
-    assert "'a red frobnicator and a car': the model does not know, or has no room for" in output
-    assert "room for, 'frobnicator': the" in output
+    assert told + "': the mask is for the other words" in output
     told = [json.loads(path.read_text()) for path in (pictures / "predictions").glob("1-*.json")]
     assert {row["expression"]: row["unread"] for row in told} == {
         "xyzzy": ["xyzzy"],
         "a red frobnicator and a car": ["frobnicator"],
         "a red car": [],
     }
+    scores = {row["expression"]: row["score"] for row in told}
+    assert scores.pop("xyzzy") == 0 and min(scores.values()) > 0
 
 
 def test_words_that_are_not_known_are_told_in_a_line_for_a_table(pictures):
