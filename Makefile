@@ -1,4 +1,5 @@
-# make install   the environment in .venv, with .venv/bin/ppt
+# make install   the environment in .venv, with .venv/bin/ppt; make install PYTHON=python3.12 for
+#                another Python than python3, of 3.11 or newer
 # make demo      the whole curriculum on the embedded world, and its report
 # make test      all tests, on a real local Ray
 # make test-unit the tests that need no Ray
@@ -20,6 +21,9 @@ SEED ?= 0
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: PYTHON must be Python 3.11 or newer, got $(PYTHON), which is" \
+	    "$$($(PYTHON) --version): run make install PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

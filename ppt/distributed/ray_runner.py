@@ -12,7 +12,9 @@ worker or of the driver, Ray restores the latest one. The iteration itself is in
 
 from __future__ import annotations
 
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -200,7 +202,7 @@ def _train_stage(
     `on_epoch` is called with the losses of each epoch, including those of restored epochs.
     """
     storage, started = f"{node.store.path}/{RAY_TRAIN}", time.monotonic()
-    with watch(stage.title, on_epoch) as monitor:
+    with watch(stage.title, on_epoch) as monitor, _interruptible():
         result = TorchTrainer(
             # Ray Train would hand a configuration to its controller too, which would import the
             # nets' libraries to unpickle it. What the function holds only goes to the workers.
@@ -222,6 +224,22 @@ def _train_stage(
     with result.checkpoint.as_directory() as folder:
         stage.publish(node, folder, time.monotonic() - started)
     node.store.fs.rm(f"{storage}/{node.digest}", recursive=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A context in which Ctrl-C raises KeyboardInterrupt once Ray Train has ended the training.
+
+    Ray Train has a handler of its own for it, which exits the process, and leaves it in place.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _resources_per_worker(resources: Resources) -> dict[str, float]:

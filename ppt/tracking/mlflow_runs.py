@@ -171,7 +171,8 @@ class Tracker:
         if self.parent:
             self.run.set_tags({"mlflow.parentRunId": self.parent})
         self.run.log_params(flatten(self.record.curriculum.model_dump(mode="json")))
-        self.run.set_tags(_source_tags())
+        if "ppt.version" not in self.run.tags:  # a run that is told anew keeps who began it
+            self.run.set_tags(_source_tags())
         self._system_metrics = self._system_metrics or system_metrics(self.run.run_id, self.uri)
 
     def __exit__(

@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 
 from ppt.config import Curriculum
 from ppt.curriculum.run import run_curriculum
-from ppt.distributed.ray_runner import ray_runner
+from ppt.distributed.ray_runner import _interruptible, ray_runner
 from ppt.store.checkpoint_files import GENERATOR, METADATA, OPTIMIZER
 from ppt.store.nodes import Node
 from ppt.tracking.mlflow_runs import own_uri
@@ -270,3 +270,45 @@ def test_what_actors_and_readers_come_upon_is_made_anew(
         assert f"{path} of features is damaged" in told
     assert told.count("bucket 0 is made anew") == len(damaged)
     assert figures(record) == figures(tiny_run)
+
+
+# ---------------------------------------------------------------- interrupted by hand
+
+
+def test_ctrl_c_in_a_training_is_told_and_no_failure(tmp_path: Path) -> None:
+    """Ray Train's own handler exits the process and would leave a run that failed."""
+    log = tmp_path / "out.txt"
+    overrides = [*TINY, "stages.semantic_alignment.num_epochs=500", f"store={tmp_path / 'store'}"]
+    command = [sys.executable, "-m", "ppt.jobs.train", str(two_stages(tmp_path)), *overrides]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            # A shell that runs pytest in the background has Ctrl-C ignored, also in what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+    deadline = time.monotonic() + PATIENCE
+    while "epoch 1:" not in log.read_text() and process.poll() is None:
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130, log.read_text()
+    assert "interrupted: run the same command again to go on from here" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    [folder] = (tmp_path / "store").glob("*/mlflow.db")
+    client = MlflowClient(own_uri(folder.parent))
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert {run.info.status for run in client.search_runs(ids)} == {"KILLED"}
+
+
+def test_ctrl_c_after_a_training_is_pythons_again() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), _interruptible():
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
