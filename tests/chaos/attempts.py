@@ -95,8 +95,7 @@ def in_fork(arguments: list[str], plan: dict[str, Any], folder: Path) -> Wait:
 
 def in_process(arguments: list[str], plan: dict[str, Any], folder: Path) -> Wait:
     """Start a command in a new process, whose processes of Ray have the hook too."""
-    environment = {**os.environ, **hooked(plan, folder)}
-    environment.pop("RAY_ADDRESS", None)
+    environment = {**os.environ, **hooked(plan, folder), "RAY_ADDRESS": "local"}
     number, name = tempfile.mkstemp(prefix="log-", dir=folder)
     os.close(number)
     log = Path(name)

@@ -90,7 +90,7 @@ def test_a_run_on_another_ray_is_waited_for(
     node = Store(str(tmp_path)).node("checkpoints", {})
     other = subprocess.Popen(
         [sys.executable, "-c", ELSEWHERE, str(tmp_path)],
-        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        env={**os.environ, "RAY_ADDRESS": "local"},  # not one that another test has started
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -84,8 +84,7 @@ def killed(tiny_run: RunRecord, remote: Path) -> Killed:
     ]
     place = f"write bucket/store/checkpoints/{second.digest}/.epoch-0002-x.json.x"
     plan = {"root": str(remote), "holds": [{"place": place, "done": str(remote / "held")}]}
-    environment = {**os.environ, **hooked(plan, remote)}
-    environment.pop("RAY_ADDRESS", None)
+    environment = {**os.environ, **hooked(plan, remote), "RAY_ADDRESS": "local"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
@@ -280,12 +279,11 @@ def test_ctrl_c_in_a_training_is_told_and_no_failure(tmp_path: Path) -> None:
     log = tmp_path / "out.txt"
     overrides = [*TINY, "stages.semantic_alignment.num_epochs=500", f"store={tmp_path / 'store'}"]
     command = [sys.executable, "-m", "ppt.jobs.train", str(two_stages(tmp_path)), *overrides]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with log.open("w") as out:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment,
+            env={**os.environ, "RAY_ADDRESS": "local"},
             stdout=out,
             stderr=out,
             start_new_session=True,

@@ -120,7 +120,7 @@ def test_a_killed_sweep_is_resumed_to_the_same_table(swept: SweepRecord, folder:
     path = written(folder, "again", max_concurrent=1)
     overrides = [*TINY[1:], f"store={folder / 'runs'}"]
     command = [sys.executable, "-m", "ppt.jobs.sweep", str(path), *overrides]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment = {**os.environ, "RAY_ADDRESS": "local"}  # not one that another test has started
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
