@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -77,3 +77,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
 
     folder = tmp_path_factory.mktemp("tiny")
     return run_here(tiny(folder, folder / "runs"))
+
+
+@pytest.fixture
+def browser() -> Any:
+    """The module that looks at pages in Chromium; without one the test is skipped."""
+    pytest.importorskip("websockets", reason="needs the extra serve")
+    found = pytest.importorskip("browser")
+    if found.CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    return found

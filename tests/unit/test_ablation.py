@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,12 +160,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_in_a_browser(page: Path, width: int) -> None:
+def test_the_page_in_a_browser(page: Path, width: int, browser: Any) -> None:
     """Nothing is cut off, and a shadow is where a table goes on, as on the page of a run."""
-    pytest.importorskip("websockets", reason="needs the extra serve")
-    browser = pytest.importorskip("browser")
-    if browser.CHROMIUM is None:
-        pytest.skip("needs Chromium")
     seen = browser.look_at(page.as_uri(), width)
     assert seen.told == [] and seen.cut_off == []
     assert "have a negative point" in seen.text and "Better with negative points" in seen.text

@@ -216,11 +216,7 @@ def served(app: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_nothing_is_cut_off_in_a_browser(app: Any, width: int) -> None:
-    pytest.importorskip("websockets", reason="needs the extra serve")
-    browser = pytest.importorskip("browser")
-    if browser.CHROMIUM is None:
-        pytest.skip("needs Chromium")
+def test_nothing_is_cut_off_in_a_browser(app: Any, width: int, browser: Any) -> None:
     with served(app) as address:
         long = "the%20" * 30 + "dog&text=" + "x" * 90
         seen = browser.look_at(f"{address}/?picture=scene-0&text={long}", width)

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,12 +282,10 @@ def test_an_empty_mask_and_a_point_outside_are_drawn(image: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_nothing_is_cut_off_in_a_browser(html: str, tmp_path: Path, width: int) -> None:
+def test_nothing_is_cut_off_in_a_browser(
+    html: str, tmp_path: Path, width: int, browser: Any
+) -> None:
     """At the widths of a desk and of a phone; what is too wide is scrolled within its own box."""
-    pytest.importorskip("websockets", reason="needs the extra serve")
-    browser = pytest.importorskip("browser")
-    if browser.CHROMIUM is None:
-        pytest.skip("needs Chromium")
     page = tmp_path / "report.html"
     page.write_text(html)
     seen = browser.look_at(page.as_uri(), width)
