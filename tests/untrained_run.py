@@ -10,7 +10,7 @@ import torch
 from ppt.config import ClipConfig, Model, PointGeneratorConfig, SamConfig
 from ppt.models.build import build_image_text_encoder, build_point_generator, build_segmenter
 from ppt.store.nodes import Store
-from ppt.training.checkpoint import save_checkpoint
+from ppt.training.checkpoint import checkpoint_files
 
 STAGES = ["semantic_alignment", "refinement.1", "refinement.2"]
 TINY = PointGeneratorConfig(
@@ -30,7 +30,8 @@ def untrained_run(root: Path) -> Path:
             model.point_generator, clip.visual_dim, clip.text_dim, clip.num_levels
         )
         node = store.node("checkpoints", {"stage": stage, "encoders": encoders})
-        save_checkpoint(node.folder, generator, None, {"history": []})
+        for name, content in checkpoint_files(generator, None, {"history": []}).items():
+            node.write_bytes(name, content)
         node.write_manifest(history=[], seconds=1.0, model=model.model_dump(mode="json"))
         digests[f"checkpoints.{stage}"] = node.digest
     summary = {"stages": [{"name": name} for name in STAGES], "digests": digests}

@@ -47,7 +47,7 @@ class _Config(BaseModel):
 
 _RESERVED_BY_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
-RUN_NAMES_IN_USE = ("store", "uses", "locks", "ray-train", "local-train", "ray-tune")
+RUN_NAMES_IN_USE = ("store", "uses", "locks", "ray-tune")
 """Folders of a store that are not those of a run."""
 
 STAGE_NAMES_IN_USE = (

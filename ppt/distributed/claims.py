@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import ray
@@ -105,11 +104,12 @@ def leases_actor(seconds: float = LEASE_SECONDS) -> Any:
 
 
 @contextmanager
-def claim(node: Node, title: str) -> Iterator[bool]:
+def claim(node: Node, title: str, release: Callable[[], None]) -> Iterator[bool]:
     """Wait until `node` is complete, or until this process may make it.
 
-    If another run is making it, a line says that `title` is waited for. The lock of a local store
-    comes first, because runs on other clusters have no part in the leases.
+    If another run is making it, a line says that `title` is waited for, and `release` is called,
+    because that run may need what this one holds. The lock of a local store comes first, because
+    runs on other clusters have no part in the leases.
 
     Yields True if the block must make the node, and False if the node is complete. A node that is
     complete at the beginning needs no lease.
@@ -117,12 +117,17 @@ def claim(node: Node, title: str) -> Iterator[bool]:
     if node.is_complete():
         yield False
         return
-    with locked(node.store, node.digest, partial(print_waiting, title)):
+
+    def wait() -> None:
+        print_waiting(title)
+        release()
+
+    with locked(node.store, node.digest, wait):
         leases, what, holder = leases_actor(), node.folder, uuid.uuid4().hex
         told = False
         while not ray.get(leases.acquire.remote(what, holder)):
             if not told:
-                print_waiting(title)
+                wait()
                 told = True
             time.sleep(ASK_SECONDS)
         with _renewed(leases, what, holder):

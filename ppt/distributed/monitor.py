@@ -1,35 +1,76 @@
-"""The progress of a training for the driver: its iterations, and the losses of its epochs."""
+"""The actor between a driver and its training workers: it hands out stages and hears of progress.
+
+Its process imports neither torch nor the training's modules. Neither does that of Ray Train's
+controller, which unpickles what is in this module.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ppt.steps.progress import Advance, console, print_epoch, progress_bar
+from ppt.distributed.ray_private import ControllerCallback
 
-if TYPE_CHECKING:  # at run time it would make the monitor's process import torch
-    from ppt.training.stage import EpochMetrics
 
-POLL_SECONDS = 0.5
-"""The time between two looks at the monitor."""
+@dataclass
+class Progress:
+    """How far the training of a stage has come."""
+
+    iterations: int = 0
+    total: int | None = None  # iterations of the whole training; None until the workers have begun
+    history: list[Mapping[str, float]] = field(default_factory=list)  # the figures of epochs
+    starts: int = 0  # how often workers have begun or gone on with the training
+    is_finished: bool = False
 
 
 class Monitor:
-    """An actor to which the worker of rank 0 reports the progress of a training."""
+    """An actor from which the workers take stages, and to which the one of rank 0 reports."""
 
     def __init__(self) -> None:
-        self.iterations = 0
-        self.total: int | None = None
-        self.starts = 0
-        self.history: list[EpochMetrics] = []
+        self._changed = asyncio.Condition()
+        self._number = 0  # of the last stage
+        self._stage: list[Any] | None = None  # its reference, as long as it is to be trained
+        self._is_closed = False
+        self._controller: Any = None
+        self.progress = Progress()
 
-    def restart(self, history: list[EpochMetrics], iterations: int, total: int) -> None:
+    # ------------------------------------------------------------ for the driver
+
+    async def begin(self, stage: list[Any]) -> None:
+        """Hand a stage to the workers. The list holds its reference, which is not fetched here."""
+        self._number, self._stage, self.progress = self._number + 1, stage, Progress()
+        await self._notify()
+
+    async def state(self) -> Progress:
+        """Return the progress of the stage that was begun last."""
+        return self.progress
+
+    async def close(self) -> None:
+        """Let the workers end when they ask for the next stage."""
+        self._is_closed = True
+        await self._notify()
+
+    async def controller(self) -> Any:
+        """Return the actor of Ray Train that controls the workers; None before it has started."""
+        return self._controller
+
+    # ------------------------------------------------------------ for the workers
+
+    async def next_stage(self, after: int) -> tuple[int, list[Any]] | None:
+        """Wait for a stage with a number above `after`, and return both; None at the end."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self._is_closed or self._stage is not None and self._number > after
+            )
+        return None if self._is_closed or self._stage is None else (self._number, self._stage)
+
+    async def restart(
+        self, history: list[Mapping[str, float]], iterations: int, total: int
+    ) -> None:
         """Set the state from which a group of workers begins or continues.
 
         Args:
@@ -37,68 +78,39 @@ class Monitor:
             iterations: the iterations before it.
             total: the iterations of the whole training.
         """
-        self.starts += 1
-        self.history, self.iterations, self.total = list(history), iterations, total
+        starts = self.progress.starts + 1
+        self.progress = Progress(iterations, total, list(history), starts)
 
-    def advance(self) -> None:
+    async def advance(self) -> None:
         """Count one iteration."""
-        self.iterations += 1
+        self.progress.iterations += 1
 
-    def finish_epoch(self, metrics: EpochMetrics) -> None:
+    async def finish_epoch(self, metrics: Mapping[str, float]) -> None:
         """Add the losses of an epoch."""
-        self.history.append(metrics)
+        self.progress.history.append(metrics)
 
-    def state(self) -> tuple[int, int | None, list[EpochMetrics], int]:
-        """Return the iterations so far and in all, the losses of epochs, and the workers' starts.
+    async def finish_stage(self) -> None:
+        """Note that the checkpoint of the last epoch is written."""
+        self._stage = None
+        self.progress.is_finished = True
 
-        How many there are in all is None before the first start.
-        """
-        return self.iterations, self.total, self.history, self.starts
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------ for the controller
+
+    async def introduce(self, controller: Any) -> None:
+        """Note the actor of Ray Train that controls the workers."""
+        self._controller = controller
 
 
-@contextmanager
-def watch(title: str, on_epoch: Callable[[EpochMetrics], None]) -> Iterator[Any]:
-    """Yield a `Monitor` and follow it in a thread.
+class Introduction(ControllerCallback):
+    """Introduces Ray Train's controller, in whose process it is called, to the monitor."""
 
-    The thread shows a bar of the iterations, and calls `on_epoch` with the losses of each epoch.
-    """
-    # The actor runs on the driver's node: on another one it could die while the workers live.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    monitor: Any = ray.remote(Monitor).options(num_cpus=0, scheduling_strategy=here).remote()
-    finished = threading.Event()
+    def __init__(self, monitor: Any) -> None:
+        self.monitor = monitor
 
-    def follow(advance: Advance) -> None:
-        shown = seen = 0
-        started = 1
-        while True:
-            last = finished.wait(POLL_SECONDS)
-            iterations, total, history, starts = ray.get(monitor.state.remote())
-            if starts > started:
-                started = starts
-                console.print(
-                    f"[yellow]warning:[/] {title}: the workers failed and were started again, they "
-                    f"continue after epoch {len(history)}; Ray's log folder says why",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-            advance(iterations - shown, total)
-            shown = iterations
-            for metrics in history[seen:]:
-                on_epoch(metrics)
-                print_epoch(title, metrics["epoch"], metrics["loss"])
-            seen = max(seen, len(history))
-            if last:
-                return
-
-    with (
-        progress_bar(title, None, "iterations") as advance,
-        ThreadPoolExecutor(max_workers=1) as thread,
-    ):
-        following = thread.submit(follow, advance)
-        try:
-            yield monitor
-        finally:
-            finished.set()
-            wait([following])
-            ray.kill(monitor)
-        following.result()  # raises what `on_epoch` raised
+    def after_controller_start(self, train_run_context: object) -> None:
+        """Tell the monitor which actor this is. Ray Train calls this before it starts workers."""
+        self.monitor.introduce.remote(ray.get_runtime_context().current_actor)

@@ -111,7 +111,7 @@ def stream_epochs(
         batch_size=1, prefetch_batches=BATCHES_AHEAD, collate_fn=_FromRow(pin), device="cpu"
     )
     batches = _begun(iter(cast(Any, rows)))
-    return (_in_order(islice(batches, num_iterations), epoch) for epoch in epochs)
+    return _by_epoch(batches, epochs, num_iterations)
 
 
 def _begun(items: Iterator[Item]) -> Iterator[Item]:
@@ -125,6 +125,15 @@ def _begun(items: Iterator[Item]) -> Iterator[Item]:
         yield from items
 
     return all_items()
+
+
+def _by_epoch(
+    batches: Iterator[tuple[tuple[int, int], Batch]], epochs: range, num_iterations: int
+) -> Iterator[Iterator[Batch]]:
+    """Yield an iterator of the batches of each epoch."""
+    for epoch in epochs:
+        yield _in_order(islice(batches, num_iterations), epoch)
+    assert next(batches, None) is None  # at its end Ray Data gives back what it holds
 
 
 def _in_order(batches: Iterator[tuple[tuple[int, int], Batch]], epoch: int) -> Iterator[Batch]:

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ppt.config import ConfigError
-from ppt.store.checksums import CHECKSUMS, Checksum, DamagedFile, is_sealed, unseal, verify
+from ppt.store.checksums import Checksum, DamagedFile, is_sealed, verify
 from ppt.store.given import instead_of
 from ppt.store.nodes import Node, Store
-from ppt.training.stage import LOCAL_TRAIN, RAY_TRAIN
 
 _MANIFEST = "manifest.json"
 
 
 @dataclass
 class Examined:
-    """The result of examining the folder of a node, or of an unfinished training."""
+    """The result of examining the folder of a node."""
 
     kind: str
     is_finished: bool
@@ -39,9 +38,6 @@ def examine_store(store: Store) -> Iterator[Examined]:
     for folder in _folders(store, "store", "*", "*"):
         kind, digest = folder.split("/")[-2:]
         yield _examine_node(Node(store, kind, digest, {}))
-    for kind in (LOCAL_TRAIN, RAY_TRAIN):
-        for folder in _folders(store, kind, "*", "epoch-*"):
-            yield _examine_training(store, kind, folder)
 
 
 def _folders(store: Store, kind: str, *pattern: str) -> list[str]:
@@ -121,24 +117,3 @@ def _examine_files(
             found.num_unchecked += 1
         elif fault := verify(node.store.fs, node.path(name), checksum):
             found.damage.append(str(node.damaged(name, fault, bucket)))
-
-
-def _examine_training(store: Store, kind: str, folder: str) -> Examined:
-    """Examine the last checkpoint of a training that was interrupted."""
-    found = Examined(kind, is_finished=False)
-    fs, training = store.fs, folder.rsplit("/", 1)[0]
-    names = [path.rsplit("/", 1)[-1] for path in fs.ls(folder, detail=False)]
-    found.num_files = len(names)
-    todo = f"remove {training} and run the command again, which trains the stage anew"
-    if CHECKSUMS not in names:
-        found.num_unchecked = len(names)
-        return found
-    try:
-        expected = unseal(fs.cat_file(f"{folder}/{CHECKSUMS}"))["checksums"]
-    except ValueError as error:
-        found.damage.append(f"{folder}/{CHECKSUMS} {error}: {todo}")
-        return found
-    for name, checksum in expected.items():
-        if fault := verify(fs, f"{folder}/{name}", checksum):
-            found.damage.append(f"{folder}/{name} {fault}: {todo}")
-    return found

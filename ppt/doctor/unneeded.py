@@ -17,7 +17,7 @@ from ppt.doctor.lineage import kinds_of
 from ppt.steps.uses import runs_noted, uses_of
 from ppt.store.checksums import unseal
 from ppt.store.nodes import Node, Store
-from ppt.training.stage import LOCAL_TRAIN, RAY_TRAIN
+from ppt.training.stage import EPOCHS
 
 _SUMMARY = "summary.json"
 
@@ -41,9 +41,9 @@ def find_unneeded(store: Store, forgotten: Sequence[str] = ()) -> Unneeded:
         forgotten: runs whose folder is gone, and which need nothing any more.
 
     Raises:
-        ConfigError: if it cannot be known what is needed: the store has no run, a summary or a
-            manifest is damaged, or an unfinished training belongs to no run; or if a run that is
-            to be forgotten has its folder here or is not known.
+        ConfigError: if it cannot be known what is needed: the store has no run, or a summary or a
+            manifest is damaged; or if a run that is to be forgotten has its folder here or is not
+            known.
     """
     kinds = kinds_of(store)
     folders, noted = _folders(store), runs_noted(store)
@@ -65,14 +65,11 @@ def find_unneeded(store: Store, forgotten: Sequence[str] = ()) -> Unneeded:
             f"no run in {store.root!r} says what it needs: give the `store` of a curriculum"
         )
     wanted = {digest for uses in used.values() for digest in uses}
-    for training in _unfinished_trainings(store):
-        if training.rsplit("/", 1)[-1] not in wanted:
-            raise ConfigError(
-                f"the unfinished training {training} belongs to no run here, so what it needs is "
-                "not known: run its `ppt train` again, or remove it"
-            )
     nodes = store.complete_nodes()  # raises DamagedFile, which says what to do
     parents = {node.digest: set(node.made_from["parents"].values()) for node in nodes}
+    unfinished = wanted - parents.keys()  # of a training its last epoch is needed
+    epochs = [node for node in nodes if node.kind == EPOCHS]
+    wanted |= {node.digest for node in epochs if parents[node.digest] & unfinished}
     while more := {p for digest in wanted for p in parents.get(digest, ())} - wanted:
         wanted |= more
     others = [
@@ -110,12 +107,6 @@ def _used_by(store: Store, name: str) -> set[str]:
             f"{path} {told}. What the run {name!r} needs is not known: write it again with "
             "`ppt report`, or remove the run's folder"
         ) from None
-
-
-def _unfinished_trainings(store: Store) -> list[str]:
-    """Return the folders of trainings that are running or were interrupted."""
-    roots = [f"{store.path}/{kind}" for kind in (LOCAL_TRAIN, RAY_TRAIN)]
-    return [p for root in roots if store.fs.isdir(root) for p in store.fs.ls(root, detail=False)]
 
 
 def _children_first(rest: dict[str, Node], parents: dict[str, set[str]]) -> list[str]:

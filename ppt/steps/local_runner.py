@@ -8,13 +8,10 @@ For this, a step has the threads of `resources.cpus_per_actor` and a training th
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 
 import torch
 
@@ -23,11 +20,10 @@ from ppt.config import ConfigError, Resources
 from ppt.models.loaded import threads, use_device
 from ppt.steps.progress import prepare_folder, print_epoch, print_waiting, progress_bar
 from ppt.steps.step import Step
-from ppt.store.checksums import check_folder, seal_folder
 from ppt.store.locks import locked
 from ppt.store.nodes import Node, Store
-from ppt.training.loop import StageWorker, build_worker
-from ppt.training.stage import EpochMetrics, StageTraining, local_folder, log_epoch
+from ppt.training.loop import build_worker
+from ppt.training.stage import EpochMetrics, StageTraining, log_epoch
 
 
 class LocalRunner:
@@ -73,12 +69,9 @@ class LocalRunner:
     def _train(
         self, stage: StageTraining, node: Node, on_epoch: Callable[[EpochMetrics], None]
     ) -> None:
-        started, folder = time.monotonic(), local_folder(node)
-        saved = sorted(folder.glob("epoch-*"))
-        if saved:
-            check_folder(saved[-1])
+        started, last = time.monotonic(), stage.last_epoch(self.store)
         device = _device("gpus_per_worker", self.resources.gpus_per_worker)
-        worker = build_worker(stage, device, saved[-1] if saved else None)
+        worker = build_worker(stage, device, last.local_folder() if last else None)
         for metrics in worker.history:
             on_epoch(metrics)
         reader = stage.reader(worker.plan)
@@ -88,23 +81,11 @@ class LocalRunner:
             for epoch in worker.epochs_left:
                 batches = for_device(reader.batches(epoch, rank=0, world_size=1), device)
                 losses = worker.train_epoch(epoch, batches, on_iteration=lambda: advance(1))
-                self._save(worker, folder, epoch)
+                stage.keep_epoch(self.store, epoch, worker.checkpoint())
                 log_epoch(node, epoch)
                 print_epoch(stage.title, epoch, losses["loss"])
                 on_epoch(losses)
-        stage.publish(node, sorted(folder.glob("epoch-*"))[-1], time.monotonic() - started)
-        shutil.rmtree(folder)
-
-    def _save(self, worker: StageWorker, folder: Path, epoch: int) -> None:
-        """Write the checkpoint of an epoch completely, then remove the one before."""
-        before = list(folder.glob("epoch-*"))
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-            worker.save(Path(temporary, "checkpoint"))
-            seal_folder(Path(temporary, "checkpoint"))
-            Path(temporary, "checkpoint").rename(folder / f"epoch-{epoch:04d}")
-        for old in before:
-            shutil.rmtree(old)
+        stage.publish(self.store, time.monotonic() - started)
 
 
 def check_training(resources: Resources) -> None:

@@ -31,9 +31,6 @@ DAMAGED = "is damaged: its checksum is not that with which it was written"
 PIECE = 2**18
 """The number of bytes of a file that have a checksum of their own."""
 
-CHECKSUMS = "checksums.json"
-"""The file with the checksums of the other files in the folder of an unfinished training."""
-
 _CHUNK = 2**20
 """The number of bytes that are read at once."""
 
@@ -211,28 +208,6 @@ def _checksum_of_json(content: Mapping[str, Any]) -> str:
 
 
 # ---------------------------------------------------------------- folders outside of nodes
-
-
-def seal_folder(folder: Path) -> None:
-    """Write the checksums of a folder's files into it."""
-    sums = {path.name: checksum_of(path.read_bytes()) for path in sorted(folder.iterdir())}
-    (folder / CHECKSUMS).write_bytes(seal({"checksums": sums}))
-
-
-def check_folder(folder: Path) -> None:
-    """Check the files of a folder that was sealed; one without checksums is believed.
-
-    Raises DamagedFile.
-    """
-    todo = f"remove {folder.parent} and run the command again, which trains the stage anew"
-    path = folder / CHECKSUMS
-    if not path.exists():
-        return
-    try:
-        expected = unseal(path.read_bytes())["checksums"]
-    except ValueError as error:
-        raise DamagedFile(f"{path} {error}: {todo}") from None
-    check_files(folder, expected, todo)
 
 
 def check_files(folder: Path, expected: Mapping[str, Checksum], todo: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,24 @@ from torch.optim import Optimizer
 from ppt.store.checkpoint_files import GENERATOR, METADATA, OPTIMIZER
 
 
-def save_checkpoint(
-    folder: str | Path,
-    generator: nn.Module,
-    optimizer: Optimizer | None,
-    metadata: dict[str, Any],
-) -> None:
-    """Write a checkpoint.
+def checkpoint_files(
+    generator: nn.Module, optimizer: Optimizer | None, metadata: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Return the content of a checkpoint's files by their names.
 
     Args:
-        folder: the folder, which is created if it does not exist.
         generator: the module whose parameters are saved.
         optimizer: the optimiser whose state is saved, or None.
         metadata: a dictionary that can be written as JSON.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().contiguous() for name, value in generator.state_dict().items()}
-    (folder / GENERATOR).write_bytes(save(state))  # native writers tell no reason for a failure
+    files = {GENERATOR: save(state)}
     if optimizer is not None:
         buffer = io.BytesIO()
         torch.save(optimizer.state_dict(), buffer)
-        (folder / OPTIMIZER).write_bytes(buffer.getbuffer())
-    (folder / METADATA).write_text(json.dumps(metadata, indent=1, sort_keys=True))
+        files[OPTIMIZER] = buffer.getvalue()
+    files[METADATA] = json.dumps(metadata, indent=1, sort_keys=True).encode()
+    return files
 
 
 def load_checkpoint(

@@ -21,7 +21,7 @@ from ppt.batches.batch import Batch
 from ppt.models.loaded import build_point_prompting
 from ppt.models.point_prompting import PointPrompting
 from ppt.models.precision import ordered, quick_products
-from ppt.training.checkpoint import load_checkpoint, save_checkpoint
+from ppt.training.checkpoint import checkpoint_files, load_checkpoint
 from ppt.training.criterion import SetCriterion, build_criterion
 from ppt.training.optim import build_optimizer, build_schedule
 from ppt.training.stage import EpochMetrics, StageTraining, worker_class
@@ -228,9 +228,9 @@ class StageWorker:
     def after_iteration(self) -> None:
         """Do nothing. Other kinds of stages override this, for example to average parameters."""
 
-    def save(self, folder: str | Path) -> None:
-        """Write a checkpoint of the state after the last epoch."""
-        save_checkpoint(folder, self.generator, self.optimizer, {"history": self.history})
+    def checkpoint(self) -> dict[str, bytes]:
+        """Return the files of a checkpoint of the state after the last epoch, by their names."""
+        return checkpoint_files(self.generator, self.optimizer, {"history": self.history})
 
 
 def _most_memory(device: torch.device) -> int:

@@ -6,10 +6,9 @@ A runner carries the training out with `ppt.training.loop.StageWorker`.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -22,9 +21,8 @@ from ppt.config import Model, Resources, Stage, Training
 from ppt.config.stage_kinds import STAGE_KINDS
 from ppt.models.loaded import encoder_fingerprints
 from ppt.store.checkpoint_files import METADATA
-from ppt.store.checksums import CHECKSUMS, check_folder
 from ppt.store.lookup import text_encoding
-from ppt.store.nodes import Node, Store, digest_of
+from ppt.store.nodes import Node, Store
 
 if TYPE_CHECKING:
     from ppt.training.loop import StageWorker
@@ -37,8 +35,11 @@ losses, the matching, the optimiser or the order of the batches. Checkpoints of 
 are then not reused. The code of a single kind has a version of its own, `StageWorker.version`.
 """
 
-RAY_TRAIN, LOCAL_TRAIN = "ray-train", "local-train"
-"""The folders in which each runner keeps the checkpoints of unfinished trainings, by digest."""
+EPOCHS = "epochs"
+"""The kind of the nodes that hold the checkpoint of the last epoch of unfinished trainings.
+
+Both runners keep it there, so that each can go on with a training of the other.
+"""
 
 EpochMetrics = dict[str, float]
 """The number of an epoch, counted from 1, under the key `epoch`, and figures of its training.
@@ -116,50 +117,70 @@ class StageTraining:
             parents["initial"] = self.initial
         return store.node("checkpoints", spec, parents, version=VERSION)
 
-    def discard_unfinished(self, store: Store) -> None:
-        """Delete what an interrupted training of this stage has left to be continued."""
-        node = self.node(store)
-        folder = f"{store.path}/{RAY_TRAIN}/{node.digest}"
-        if store.fs.exists(folder):
-            store.fs.rm(folder, recursive=True)
-        shutil.rmtree(local_folder(node), ignore_errors=True)
+    def last_epoch(self, store: Store) -> Node | None:
+        """Return the checkpoint from which an interrupted training goes on; None if there is none.
 
-    def publish(self, node: Node, checkpoint: str | Path, seconds: float) -> None:
-        """Copy the last checkpoint to the node and write its manifest, which makes it complete.
+        Raises DamagedFile if one of its files is missing or has another size.
+        """
+        training = self.node(store)
+        for epoch in range(self.stage.num_epochs, 0, -1):
+            if (node := epoch_node(training, epoch)).is_complete():
+                return node
+        return None
+
+    def keep_epoch(self, store: Store, epoch: int, files: Mapping[str, bytes]) -> None:
+        """Write the checkpoint of an epoch, then remove the one of the epoch before.
 
         Args:
-            node: the node of the trained stage.
-            checkpoint: the local folder of the last epoch's checkpoint.
+            store: the store of the run.
+            epoch: the number of the epoch, from 1.
+            files: the content of the files of the checkpoint by their names.
+        """
+        training = self.node(store)
+        node = epoch_node(training, epoch)
+        node.clean()
+        checksums = {name: node.write_bytes(name, data) for name, data in files.items()}
+        node.write_manifest(checksums=checksums)
+        if epoch > 1:
+            epoch_node(training, epoch - 1).remove()
+
+    def discard_unfinished(self, store: Store) -> None:
+        """Delete what an interrupted training of this stage has left to be continued."""
+        training = self.node(store)
+        for epoch in range(1, self.stage.num_epochs + 1):
+            epoch_node(training, epoch).remove()
+
+    def publish(self, store: Store, seconds: float) -> None:
+        """Copy the checkpoint of the last epoch to the node of the stage, which is then complete.
+
+        Args:
+            store: the store of the run.
             seconds: the duration of the training.
         """
-        check_folder(Path(checkpoint))
+        node = self.node(store)
+        last = epoch_node(node, self.stage.num_epochs)
+        folder = Path(last.local_folder())
         node.clean()
-        files = [path for path in Path(checkpoint).iterdir() if path.name != CHECKSUMS]
-        checksums = {path.name: node.write_bytes(path.name, path.read_bytes()) for path in files}
-        history = history_of(checkpoint)
+        names = last.manifest()["checksums"]
+        checksums = {name: node.write_bytes(name, (folder / name).read_bytes()) for name in names}
+        history = json.loads((folder / METADATA).read_text())["history"]
         # The digest covers only the encoders' fingerprints; the manifest says how to build them.
         model = self.model.model_dump(mode="json")
         node.write_manifest(
             history=history, seconds=round(seconds, 1), model=model, checksums=checksums
         )
+        last.remove()
+
+
+def epoch_node(training: Node, epoch: int) -> Node:
+    """Return the node of the checkpoint after an epoch, from 1, of the training of a stage."""
+    return training.store.node(EPOCHS, {"epoch": epoch}, {"training": training})
 
 
 def worker_class(kind: str) -> type[StageWorker]:
     """Import and return the class whose objects train stages of a kind."""
     module, _, class_name = STAGE_KINDS[kind].partition(":")
     return getattr(import_module(module), class_name)
-
-
-def history_of(checkpoint: str | Path) -> list[EpochMetrics]:
-    """Return the figures of the epochs that the checkpoint in a folder was trained for."""
-    return json.loads((Path(checkpoint) / METADATA).read_text())["history"]
-
-
-def local_folder(node: Node) -> Path:
-    """Return the folder in which `LocalRunner` keeps the last epoch of an unfinished training."""
-    if node.store.is_local:
-        return Path(node.store.path, LOCAL_TRAIN, node.digest)
-    return Path(tempfile.gettempdir(), "ppt-train", digest_of(node.store.root), node.digest)
 
 
 # ---------------------------------------------------------------- a record of trained epochs

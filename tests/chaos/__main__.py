@@ -57,7 +57,7 @@ from ppt.steps.uses import USES
 from ppt.store.checksums import DamagedFile
 from ppt.store.nodes import Node, Store
 from ppt.tracking.mlflow_runs import ARTIFACTS
-from ppt.training.stage import LOCAL_TRAIN
+from ppt.training.stage import EPOCHS
 
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EFBIG)
 LESS = ("num_buckets=1", "stages.ris_joint.num_epochs=2")
@@ -286,7 +286,7 @@ def flip(chaos: Chaos, whole: Path, places: list[str], number: int) -> Row:
     for store in (whole, _interrupted(chaos, places)):
         for path in sorted(store.rglob("*")):
             name = path.relative_to(store)
-            is_training = name.parts[0] == LOCAL_TRAIN
+            is_training = name.parts[:2] == ("store", EPOCHS)
             if path.is_file() and (is_training or store == whole and ARTIFACTS not in name.parts):
                 kinds[_kind_of_file(name)].append((store, name))
     shuffled = [chaos.rng.sample(files, len(files)) for files in kinds.values()]
@@ -307,7 +307,7 @@ def _interrupted(chaos: Chaos, places: list[str]) -> Path:
     place = next(p for p in places if p.startswith("write ") and "/.epoch-0002-" in p)
     kills = [{"place": place, "who": "writer", "delay": 0, "done": str(store.parent / "done")}]
     chaos.run(store, {"kills": kills})
-    assert list(store.glob(f"{LOCAL_TRAIN}/*/epoch-0002")), "it was not killed there"
+    assert list(store.glob(f"store/{EPOCHS}/*/manifest.json")), "it was not killed there"
     return store
 
 
@@ -323,7 +323,7 @@ def _after_a_flip(chaos: Chaos, store: Path, name: Path) -> list[str]:
     """Run `ppt verify` and the curriculum in a store with a damaged file. Returns what is wrong."""
     path, told = store / name, []
     damaged = path.read_bytes()
-    if name.parts[0] in ("store", LOCAL_TRAIN):
+    if name.parts[0] == "store":
         verified = chaos.run(store, {}, "verify", str(store))
         if fault := verified.fault([0, 1]):
             told.append(fault)

@@ -22,9 +22,10 @@ from ppt.steps.local_runner import LocalRunner
 from ppt.steps.runner import forget_read
 from ppt.steps.step import Step
 from ppt.store.checkpoint_files import GENERATOR
-from ppt.store.checksums import DamagedFile, check_folder, seal_folder
+from ppt.store.checksums import DamagedFile
 from ppt.store.nodes import Node, Store
 from ppt.tracking.record import RunRecord
+from ppt.training.stage import epoch_node
 
 FLIPS = 3
 """The flips in each kind of file."""
@@ -286,18 +287,15 @@ def test_a_store_elsewhere_is_checked_too(curriculum: Curriculum, runner: Record
 
 
 def test_an_unfinished_training_that_is_damaged(curriculum: Curriculum, tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "local-train" / "0123" / "epoch-0001"
-    folder.mkdir(parents=True)
-    (tmp_path / "runs" / "store").mkdir()
-    for name in (GENERATOR, "optimizer.pt"):
-        (folder / name).write_bytes(name.encode())
-    seal_folder(folder)
-    check_folder(folder)
-    for path in sorted(folder.iterdir()):
+    epoch = epoch_node(Store(str(tmp_path / "runs")).node("checkpoints", {}), 1)
+    names = GENERATOR, "optimizer.pt"
+    epoch.write_manifest(checksums={n: epoch.write_bytes(n, n.encode()) for n in names})
+    for path in sorted(Path(epoch.local_folder()).iterdir()):
         whole = path.read_bytes()
         flip(path, path.name)
-        with pytest.raises(DamagedFile, match=f"^{path} .*: remove {folder.parent} and run the"):
-            check_folder(folder)
+        forget_read()
+        with pytest.raises(DamagedFile, match=f"^{path} .*: remove {epoch.folder} and run the"):
+            epoch.local_folder()
         result = CliRunner().invoke(app, ["verify", str(tmp_path / "runs")])
         assert result.exit_code == 1
         assert f"damaged: {path} " in result.stderr

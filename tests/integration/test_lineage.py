@@ -22,6 +22,7 @@ from ppt.steps.uses import USES, Noting, uses_of
 from ppt.store.locks import LOCKS, in_use
 from ppt.store.nodes import BucketOutput, Count, Node, Store
 from ppt.tracking.record import RunRecord
+from ppt.training.stage import epoch_node
 
 
 @pytest.fixture
@@ -123,28 +124,32 @@ def test_a_run_predicts_reports_and_evaluates_after_gc(curriculum: Curriculum) -
     grandchild = written(store.node("results", {}, {"labels": child}, buckets=1))
     grandchild.write_manifest()
     begun = written(store.node("labels", {"of": "a run that goes on"}, buckets=2))
-    noted = uses_of(store, "tiny")
-    training = Path(curriculum.store, "local-train", noted[0], "epoch-0001")
-    training.mkdir(parents=True)
+    interrupted, abandoned = (store.node("checkpoints", seed) for seed in (1, 2))
+    store.fs.touch(f"{store.path}/{USES}/tiny/{interrupted.digest}")
+    last, of_nobody = (epoch_node(training, 7) for training in (interrupted, abandoned))
+    for epoch in (last, of_nobody):
+        epoch.write_manifest(checksums={})
     with_more = contents(curriculum.store)
 
     code, table, told = ppt("gc", curriculum.store)
     assert (code, contents(curriculum.store)) == (0, with_more)
     assert f"not needed: results {grandchild.digest}" in told
     assert f"not needed: labels {child.digest}" in told
+    assert f"not needed: epochs {of_nobody.digest}" in told
     assert told.index(grandchild.digest) < told.index(child.digest)
     assert "nothing was removed: --delete" in told
     assert "runs: tiny" in told
     assert table.count("\n") > 8
 
     code, _, told = ppt("gc", curriculum.store, "--delete")
-    assert (code, told.count("removed: ")) == (0, 2)
+    removed = child.digest, grandchild.digest, of_nobody.digest
+    assert (code, told.count("removed: ")) == (0, len(removed))
     for path in contents(curriculum.store).keys() ^ with_more.keys():
-        assert child.digest in path or grandchild.digest in path
-    assert begun.sizes() and training.is_dir()
+        assert any(digest in path for digest in removed)
+    assert begun.sizes() and last.is_complete()
 
     shutil.rmtree(begun.folder)
-    shutil.rmtree(training.parent)
+    last.remove()
     Predictor.from_checkpoint(Path(curriculum.store, "tiny"))
     run_here(curriculum, train=False)
     evaluate_curriculum(curriculum, here(curriculum))
@@ -227,15 +232,12 @@ def test_a_run_of_before_there_were_notes_keeps_what_its_summary_names(
 def test_gc_removes_nothing_where_it_cannot_know(curriculum: Curriculum, tmp_path: Path) -> None:
     home = Path(curriculum.store)
     before = contents(curriculum.store)
-    summary, unknown = home / "tiny" / "summary.json", home / "ray-train" / "0123456789abcdef"
+    summary = home / "tiny" / "summary.json"
 
     def refused(wanted: str) -> None:
         code, _, told = ppt("gc", curriculum.store, "--delete")
         assert (code, wanted in told) == (2, True), told
 
-    unknown.mkdir(parents=True)
-    refused("belongs to no run here")
-    unknown.rmdir()
     summary.write_text("{")
     refused("damaged")
     summary.write_bytes(before["tiny/summary.json"])

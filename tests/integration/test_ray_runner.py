@@ -24,11 +24,12 @@ from mlflow import MlflowClient
 
 from ppt.config import Curriculum
 from ppt.curriculum.run import run_curriculum
-from ppt.distributed.ray_runner import _interruptible, ray_runner
+from ppt.distributed.ray_runner import ray_runner
 from ppt.store.checkpoint_files import GENERATOR, METADATA, OPTIMIZER
 from ppt.store.nodes import Node
 from ppt.tracking.mlflow_runs import own_uri
 from ppt.tracking.record import RunRecord
+from ppt.training.stage import EPOCHS, epoch_node
 
 
 def run_on_ray(curriculum: Curriculum) -> RunRecord:
@@ -88,17 +89,11 @@ def killed(tiny_run: RunRecord, remote: Path) -> Killed:
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    snapshot = remote / "bucket" / "ray-train" / second.digest / "checkpoint_manager_snapshot.json"
-
-    def a_checkpoint_is_noted() -> bool:
-        """Whether Ray goes on from a checkpoint: its files are there a moment before that."""
-        return snapshot.exists() and "epoch-" in snapshot.read_text()
-
+    kept = epoch_node(second, 1).digest
     deadline = time.monotonic() + PATIENCE
-    while not (noted := a_checkpoint_is_noted()) and process.poll() is None:
-        assert time.monotonic() < deadline, "waited too long"
+    while not (remote / "bucket" / "store" / EPOCHS / kept / "manifest.json").exists():
+        assert time.monotonic() < deadline and process.poll() is None, "it was not reached"
         time.sleep(0.02)
-    assert noted and process.poll() is None, "the run ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return Killed(url, {path.parent.name for path in stored.glob("*/manifest.json")})
@@ -142,7 +137,7 @@ def test_a_killed_run_goes_on_where_it_stood(
     for checkpoint in (first, second):
         logs = (remote / "bucket" / "store" / "checkpoints" / checkpoint.digest).glob("epoch-0001*")
         assert len(list(logs)) == 1  # the first epoch was trained before the kill, and not again
-    assert not list((remote / "bucket").glob("ray-train/*"))
+    assert not list((remote / "bucket" / "store" / EPOCHS).iterdir())
 
 
 def test_a_run_on_a_url_leaves_everything_there(resumed: RunRecord, remote: Path) -> None:
@@ -302,11 +297,3 @@ def test_ctrl_c_in_a_training_is_told_and_no_failure(tmp_path: Path) -> None:
     client = MlflowClient(own_uri(folder.parent))
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     assert {run.info.status for run in client.search_runs(ids)} == {"KILLED"}
-
-
-def test_ctrl_c_after_a_training_is_pythons_again() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), _interruptible():
-        signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) == before

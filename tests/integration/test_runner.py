@@ -17,12 +17,12 @@ from ppt.curriculum.run import run_curriculum, run_curriculum_again
 from ppt.jobs.cli import app
 from ppt.steps.local_runner import LocalRunner
 from ppt.store.checkpoint_files import GENERATOR, METADATA, OPTIMIZER
-from ppt.store.nodes import Node
+from ppt.store.nodes import Node, Store
 from ppt.tracking.record import RunRecord
 from ppt.training import loop
 from ppt.training import stage as training_stage
 from ppt.training.loop import train_one_epoch
-from ppt.training.stage import EpochMetrics, StageTraining, epochs_trained
+from ppt.training.stage import EPOCHS, EpochMetrics, StageTraining, epoch_node, epochs_trained
 
 CHECKPOINT = (GENERATOR, OPTIMIZER, METADATA)
 
@@ -62,8 +62,11 @@ FOLLOWING = ("ris_joint", "domain_refinement")
 
 def test_a_stage_again_and_all_that_follows_from_it(finished: RunRecord, copied: Path) -> None:
     for name in ("ris_joint", "domain_refinement"):  # neither training is gone on with
-        unfinished = copied / "local-train" / finished.stage(name).checkpoint.digest
-        (unfinished / "epoch-0001").mkdir(parents=True)
+        trained = finished.stage(name).checkpoint
+        store = Store(str(copied))
+        training = Node(store, trained.kind, trained.digest, trained.made_from)
+        left = epoch_node(training, 1)
+        left.write_manifest(checksums={METADATA: left.write_bytes(METADATA, b"of another code")})
     selected = finished.selected[-1]  # what follows may be half done, too
     (copied / "store" / selected.kind / selected.digest / "manifest.json").unlink()
     before = written(copied, finished)
@@ -137,16 +140,16 @@ def test_a_training_that_was_interrupted_ends_in_the_same_bytes(
     runner = _Mortal(here(curriculum).store, curriculum.resources)
     with pytest.raises(KeyboardInterrupt):
         run_curriculum(curriculum, runner)
-    (kept,) = (copied / "local-train").iterdir()
-    assert kept.name == stages[0].checkpoint.digest
-    assert [path.name for path in kept.iterdir()] == ["epoch-0001"]
+    (kept,) = (node for node in Store(str(copied)).complete_nodes() if node.kind == EPOCHS)
+    assert kept.made_from["parents"] == {"training": stages[0].checkpoint.digest}
+    assert kept.made_from["spec"] == {"epoch": 1}
 
     record = run_here(curriculum)
     assert record.stages[1].history == stages[0].history
     assert epochs_trained(record.stages[1].checkpoint) == 2  # the first was not trained twice
     for again, stage in zip(record.stages[1:], stages, strict=True):
         assert content(again.checkpoint) == content(stage.checkpoint), stage.name
-    assert not list((copied / "local-train").iterdir())
+    assert not list((copied / "store" / EPOCHS).iterdir())
 
 
 WRAPPERS = {"ppt/steps/runner.py", "ppt/steps/uses.py"}

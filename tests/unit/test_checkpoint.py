@@ -5,7 +5,7 @@ import torch
 
 from ppt.models.frozen import hash_tensors
 from ppt.models.point_generator import PointGenerator
-from ppt.training.checkpoint import load_checkpoint, save_checkpoint
+from ppt.training.checkpoint import checkpoint_files, load_checkpoint
 
 SIZES = {"num_points": 2, "hidden_size": 8, "num_heads": 2, "ffn_size": 8}
 LIMITS = {"positive_above": 1.9, "negative_below": -3.0}
@@ -32,10 +32,16 @@ def step(generator, optimizer, seed):
     optimizer.step()
 
 
+def save(folder, *state):
+    folder.mkdir(exist_ok=True)
+    for name, content in checkpoint_files(*state).items():
+        (folder / name).write_bytes(content)
+
+
 def test_going_on_equals_never_stopping(tmp_path):
     unbroken, optimizer = make(seed=0)
     step(unbroken, optimizer, seed=1)
-    save_checkpoint(tmp_path / "new", unbroken, optimizer, {"epoch": 1, "history": [{"loss": 0.5}]})
+    save(tmp_path / "new", unbroken, optimizer, {"epoch": 1, "history": [{"loss": 0.5}]})
     step(unbroken, optimizer, seed=2)
 
     resumed, optimizer = make(seed=9)
@@ -47,7 +53,7 @@ def test_going_on_equals_never_stopping(tmp_path):
 
 def test_without_an_optimizer(tmp_path):
     generator, _ = make(seed=0)
-    save_checkpoint(tmp_path, generator, None, {})
+    save(tmp_path, generator, None, {})
     other, optimizer = make(seed=1)
     load_checkpoint(tmp_path, other)
     assert digest(other) == digest(generator)
@@ -57,7 +63,7 @@ def test_without_an_optimizer(tmp_path):
 
 def test_another_generator_is_refused_by_name(tmp_path):
     generator, optimizer = make(seed=0)
-    save_checkpoint(tmp_path, generator, optimizer, {})
+    save(tmp_path, generator, optimizer, {})
     other, _ = make(seed=0, num_queries=4)
     with pytest.raises(ValueError, match=r"queries is \(3, 8\), the model wants \(4, 8\)"):
         load_checkpoint(tmp_path, other)

@@ -21,7 +21,9 @@ from ppt.curriculum.choice import choose_stage
 from ppt.curriculum.measurements import BASELINES
 from ppt.evaluation.protocols import LAVT, PROTOCOLS
 from ppt.steps.runner import COMMANDS
+from ppt.steps.uses import USES
 from ppt.store.checksums import unseal
+from ppt.store.locks import LOCKS
 from ppt.store.nodes import BucketOutput, Count
 from ppt.store.schema import QUARANTINE, SAMPLES
 from ppt.tracking.record import DataName, RunRecord
@@ -33,7 +35,6 @@ from ppt.tracking.summary import (
     warnings_of,
     write_summary,
 )
-from ppt.training.stage import LOCAL_TRAIN, RAY_TRAIN
 
 CURRICULA = Path(__file__).parents[2] / "curricula"
 
@@ -46,7 +47,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
 def test_no_stage_and_no_run_has_the_name_of_something_else() -> None:
     stages = {*BASELINES, *get_args(DataName), *COMMANDS, *PROTOCOLS} - {"ours"}
     assert stages <= set(STAGE_NAMES_IN_USE)
-    assert {RAY_TRAIN, LOCAL_TRAIN, "store"} <= set(RUN_NAMES_IN_USE)
+    assert {"store", USES, LOCKS} <= set(RUN_NAMES_IN_USE)
 
 
 def test_figures(record: RunRecord) -> None:
