@@ -119,8 +119,8 @@ def claim(node: Node, title: str, release: Callable[[], None]) -> Iterator[bool]
         return
 
     def wait() -> None:
-        print_waiting(title)
         release()
+        print_waiting(title)
 
     with locked(node.store, node.digest, wait):
         leases, what, holder = leases_actor(), node.folder, uuid.uuid4().hex

@@ -34,7 +34,7 @@ from ppt.distributed.monitor import Introduction, Monitor, Progress
 from ppt.distributed.stream import stream_epochs
 from ppt.steps.progress import console, print_epoch, progress_bar
 from ppt.store.nodes import Store
-from ppt.training.stage import EpochMetrics, StageTraining, log_epoch
+from ppt.training.stage import EpochMetrics, StageTraining
 
 if TYPE_CHECKING:  # a worker imports them after its readers have started
     from ppt.models.point_generator import PointGenerator
@@ -213,15 +213,15 @@ def _train_in_worker(stage: StageTraining, store: Store, monitor: Any) -> None:
     if rank == 0:
         total = stage.stage.num_epochs * worker.plan.num_iterations
         ray.get(monitor.restart.remote(worker.history, worker.num_iterations, total))
-    for epoch, batches in zip(worker.epochs_left, streams, strict=True):
-        losses = worker.train_epoch(
-            epoch, batches, on_iteration=monitor.advance.remote if rank == 0 else None
-        )
-        if rank == 0:
-            stage.keep_epoch(store, epoch, worker.checkpoint())
-            log_epoch(stage.node(store), epoch)
-        ray.train.report(losses)  # the workers wait for each other
-        if rank == 0:
-            ray.get(monitor.finish_epoch.remote(losses))
+    with stage.keeping_epochs(store) as keep:
+        for epoch, batches in zip(worker.epochs_left, streams, strict=True):
+            losses = worker.train_epoch(
+                epoch, batches, on_iteration=monitor.advance.remote if rank == 0 else None
+            )
+            if rank == 0:
+                keep(epoch, worker.checkpoint())
+            ray.train.report(losses)  # the workers wait for each other
+            if rank == 0:
+                ray.get(monitor.finish_epoch.remote(losses))
     if rank == 0:
         ray.get(monitor.finish_stage.remote())

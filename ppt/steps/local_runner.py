@@ -23,7 +23,7 @@ from ppt.steps.step import Step
 from ppt.store.locks import locked
 from ppt.store.nodes import Node, Store
 from ppt.training.loop import build_worker
-from ppt.training.stage import EpochMetrics, StageTraining, log_epoch
+from ppt.training.stage import EpochMetrics, StageTraining
 
 
 class LocalRunner:
@@ -60,15 +60,13 @@ class LocalRunner:
             with locked(self.store, node.digest, partial(print_waiting, stage.title)):
                 if not node.is_complete():
                     with threads(self.resources.cpus_per_worker):
-                        self._train(stage, node, on_epoch)
+                        self._train(stage, on_epoch)
                     return node
         for metrics in node.manifest()["history"]:
             on_epoch(metrics)
         return node
 
-    def _train(
-        self, stage: StageTraining, node: Node, on_epoch: Callable[[EpochMetrics], None]
-    ) -> None:
+    def _train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> None:
         started, last = time.monotonic(), stage.last_epoch(self.store)
         device = _device("gpus_per_worker", self.resources.gpus_per_worker)
         worker = build_worker(stage, device, last.local_folder() if last else None)
@@ -76,13 +74,15 @@ class LocalRunner:
             on_epoch(metrics)
         reader = stage.reader(worker.plan)
         total = stage.stage.num_epochs * worker.plan.num_iterations
-        with progress_bar(stage.title, total, "iterations") as advance:
+        with (
+            progress_bar(stage.title, total, "iterations") as advance,
+            stage.keeping_epochs(self.store) as keep,
+        ):
             advance(worker.num_iterations)
             for epoch in worker.epochs_left:
                 batches = for_device(reader.batches(epoch, rank=0, world_size=1), device)
                 losses = worker.train_epoch(epoch, batches, on_iteration=lambda: advance(1))
-                stage.keep_epoch(self.store, epoch, worker.checkpoint())
-                log_epoch(node, epoch)
+                keep(epoch, worker.checkpoint())
                 print_epoch(stage.title, epoch, losses["loss"])
                 on_epoch(losses)
         stage.publish(self.store, time.monotonic() - started)

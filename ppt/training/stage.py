@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -128,19 +130,34 @@ class StageTraining:
                 return node
         return None
 
-    def keep_epoch(self, store: Store, epoch: int, files: Mapping[str, bytes]) -> None:
-        """Write the checkpoint of an epoch, then remove the one of the epoch before.
+    @contextmanager
+    def keeping_epochs(self, store: Store) -> Iterator[Callable[[int, Mapping[str, bytes]], None]]:
+        """Yield a function that keeps the checkpoint of an epoch, given its number and its files.
 
-        Args:
-            store: the store of the run.
-            epoch: the number of the epoch, from 1.
-            files: the content of the files of the checkpoint by their names.
+        A thread writes it while the next epoch is trained; whatever that raises is raised by the
+        next call, or at the end of the block. All is written when the block has ended.
         """
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint") as thread:
+            writing: Future[None] | None = None
+
+            def keep(epoch: int, files: Mapping[str, bytes]) -> None:
+                nonlocal writing
+                if writing is not None:
+                    writing.result()
+                writing = thread.submit(self._keep_epoch, store, epoch, files)
+
+            yield keep
+            if writing is not None:
+                writing.result()
+
+    def _keep_epoch(self, store: Store, epoch: int, files: Mapping[str, bytes]) -> None:
+        """Write the checkpoint of an epoch and its record, then remove the one before."""
         training = self.node(store)
         node = epoch_node(training, epoch)
         node.clean()
         checksums = {name: node.write_bytes(name, data) for name, data in files.items()}
         node.write_manifest(checksums=checksums)
+        log_epoch(training, epoch)
         if epoch > 1:
             epoch_node(training, epoch - 1).remove()
 

@@ -2,7 +2,7 @@
 
 On Ray the batches come through Ray Data and the loop runs in Ray Train. The first epoch, which
 begins with the start of the workers, does not count. Both loops write a checkpoint at the end of an
-epoch; the runner also computes its checksums.
+epoch; the runner computes its checksums and writes it while the next epoch begins.
 """
 
 from __future__ import annotations
