@@ -63,6 +63,8 @@ class PointGenerator(nn.Module):
         word_features: Tensor,
         word_mask: Tensor,
         picture_index: Tensor,
+        *,
+        read_all: bool = True,
     ) -> dict[str, Tensor]:
         """Generate the point prompts of B expressions.
 
@@ -71,13 +73,15 @@ class PointGenerator(nn.Module):
             word_features: [B, T, Dt].
             word_mask: [B, T], True for real words.
             picture_index: [B], the picture of each expression.
+            read_all: whether the heads read the queries after every level, or after the last alone.
 
         Returns:
             `pred_points` [B, K, M, 2] normalised (x, y), `pred_point_logits` [B, K, M], positive
             for foreground, `pred_referent_logits` [B, K], and `attention` [B, K, L], where each
             query looked in the last level. Also what the same heads read from the queries after
             each earlier level, as `aux_pred_points` [N - 1, B, K, M, 2] and so on, for deep
-            supervision as in DETR and for the confidence in a mask.
+            supervision as in DETR and for the confidence in a mask. Without `read_all` these have
+            no level.
         """
         words = _normalise(word_features)
         queries = self.queries.expand(len(words), -1, -1)
@@ -93,7 +97,8 @@ class PointGenerator(nn.Module):
             queries, looked_at = level.look_at_picture(queries, visual)
             queries, _ = level.look_at_words(queries, level_words, word_mask)
             read.append((queries, looked_at, visual))
-        *earlier, outputs = [self._read(*level) for level in read]
+        wanted = read if read_all else read[-1:]
+        *earlier, outputs = [self._read(*level) for level in wanted]
         aux = {
             f"aux_{name}": torch.stack([e[name] for e in earlier]) if earlier else value[None][:0]
             for name, value in outputs.items()

@@ -35,10 +35,14 @@ class PointPrompting(nn.Module):
         self.prompt_labels = generator.prompt_labels  # `generator` may be wrapped in DDP later
         self.segmenter = segmenter
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, *, read_all: bool = True) -> dict[str, Tensor]:
         """Return the outputs of `PointGenerator.forward`; masks are decoded by `decode`."""
         return self.generator(
-            batch.visual_features, batch.word_features, batch.word_mask, batch.picture_index
+            batch.visual_features,
+            batch.word_features,
+            batch.word_mask,
+            batch.picture_index,
+            read_all=read_all,
         )
 
     def decode(
@@ -85,7 +89,7 @@ class PointPrompting(nn.Module):
 
         With `without_negatives`, each prompt is also decoded without its negative points.
         """
-        outputs = self(batch)
+        outputs = self(batch, read_all=batch.similarity is not None)  # for the evidence
         scores, best = outputs["pred_referent_logits"].sigmoid().max(1)
         rows = torch.arange(len(best), device=best.device)
         point_logits, order = outputs["pred_point_logits"][rows, best].sort(1, descending=True)

@@ -97,7 +97,7 @@ def query_masks(prompting: PointPrompting, batch: Batch) -> tuple[torch.Tensor, 
     Returns:
         Masks, bool [B, K, H4, W4] in SAM's low-resolution frame, and referent logits [B, K].
     """
-    outputs = prompting(batch)
+    outputs = prompting(batch, read_all=False)
     logits = outputs["pred_referent_logits"]
     expressions, queries = logits.shape
     index = torch.arange(expressions, device=logits.device).repeat_interleave(queries)

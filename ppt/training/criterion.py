@@ -57,6 +57,7 @@ class SetCriterion(nn.Module):
         self.weights = {f"loss_{name}": weight for name, weight in weights if name != "unmatched"}
         self.unmatched = weights.unmatched
         self.max_mask_prompts = max_mask_prompts
+        self.reads_all = weights.aux > 0
         self.mask_losses: dict[str, Loss] = {
             "loss_mask": self.loss_mask,
             "loss_dice": self.loss_dice,
@@ -94,7 +95,7 @@ class SetCriterion(nn.Module):
             losses |= {name: loss(masks) for name, loss in mask_losses.items()}
         point_losses = self._weighted(self.point_losses)
         losses |= {name: loss(outputs, pairs) for name, loss in point_losses.items()}
-        if self.weights["loss_aux"] > 0:
+        if self.reads_all:
             losses["loss_aux"] = outputs["pred_points"].new_zeros(())
             for level in _earlier_levels(outputs):
                 # Levels before the last have no mask losses; a mask cost uses the last one's masks.

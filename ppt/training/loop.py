@@ -67,7 +67,7 @@ def train_one_epoch(
     means = _Means()
     for batch in batches:
         batch = batch.to(device)
-        outputs = model(batch)
+        outputs = model(batch, read_all=criterion.reads_all)
         losses = criterion(model, outputs, batch)
         loss = criterion.total(losses, outputs)
 

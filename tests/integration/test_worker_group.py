@@ -6,6 +6,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,8 +27,12 @@ FIRST, SECOND = "semantic_alignment", "ris_joint"
 
 def workers() -> list[psutil.Process]:
     """The processes of training workers that this process's Ray has started."""
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if "ray::RayTrainWorker" in process.cmdline()[:1]]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if "ray::RayTrainWorker" in process.cmdline()[:1]:
+                found.append(process)
+    return found
 
 
 Look = Callable[[str, int], None]

@@ -186,6 +186,18 @@ def test_every_level_is_read():
     assert set(generator.eval()(*make_inputs())) == set(outputs)
 
 
+def test_the_last_level_alone_is_read_where_no_other_is_wanted():
+    generator, inputs, reads = make_generator(), make_inputs(), []
+    generator.point_head.register_forward_hook(lambda *_: reads.append(1))
+    expected = generator(*inputs)
+    assert len(reads) == len(generator.levels)
+    found = generator(*inputs, read_all=False)
+    assert len(reads) == len(generator.levels) + 1
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert torch.equal(value, expected[name][:0] if name.startswith("aux_") else expected[name])
+
+
 def test_trains_after_it_has_inferred_in_the_same_process():
     generator = make_generator()
     inputs = make_inputs(grid=5)  # a size no other test asks for
