@@ -10,8 +10,10 @@ import functools
 import os
 import shlex
 import shutil
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,17 +80,28 @@ Host = Annotated[
 Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen on.")]
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, with which `kill` and the schedulers of clusters end a command."""
+
+
+def interrupted(error: KeyboardInterrupt) -> typer.Exit:
+    """Return the end of a command that was interrupted, with a shell's exit code for its signal."""
+    number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+    return typer.Exit(128 + number)
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Wrap a command so that it reports a ConfigError, or a disk that fails, to the user.
 
     Each line of the message is printed without a traceback, and the exit code is 2. Ctrl-C gives
-    130.
+    130, and SIGTERM 143.
     """
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
-            function(*args, **kwargs)
+            with _terminable():
+                function(*args, **kwargs)
         except ConfigError as error:
             for line in str(error).splitlines():
                 say(f"[bold red]error:[/] {escape(one_line(line))}")
@@ -99,11 +112,28 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             say(f"[bold red]error:[/] {escape(str(told))}")
             raise typer.Exit(2) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             say("interrupted: run the same command again to go on from here")
-            raise typer.Exit(130) from None
+            raise interrupted(error) from None
 
     return guarded
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A context in which SIGTERM raises `Terminated`."""
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def find(path: Path, *, folder: bool = False) -> Path:

@@ -215,7 +215,8 @@ def _pictures(
             prediction.picture = picture.name
             overlay = write_prediction(prediction, out, picture.file_name)
             rows.append(prediction.as_dict())
-            typer.echo(f"{prediction.text!r}: {prediction.verdict}: {printable(overlay)}")
+            of = f"{printable(picture.name)}: " if len(pictures) > 1 else ""
+            typer.echo(f"{of}{prediction.text!r}: {prediction.verdict}: {printable(overlay)}")
     if rows:
         typer.echo(f"COCO's results: {printable(write_coco(rows, out))}")
     return faults

@@ -19,7 +19,7 @@ from ppt.config.load import RUN_CURRICULUM, load_run, place_of_run
 from ppt.config.messages import near
 
 from .commands import COMMANDS, add_commands
-from .common import command, run_alone, say
+from .common import command, interrupted, run_alone, say
 
 SETTINGS = {"allow_interspersed_args": False}  # options after COMMAND belong to the command
 
@@ -70,9 +70,9 @@ def main(
         return
     try:
         code = submission.follow(client, name, _write)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         say(f"\n{name} goes on: {again}--follow {name}, or {again}--stop {name}")
-        raise typer.Exit(130) from None
+        raise interrupted(error) from None
     raise typer.Exit(code)
 
 

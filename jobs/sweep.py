@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Overrides, command, find, out, run_alone, say
+from .common import Overrides, command, find, interrupted, out, run_alone, say
 
 SweepPath = Annotated[
     Path,
@@ -39,9 +39,9 @@ def main(
 
     try:
         record = run_sweep(loaded, overrides or [], resume=resume)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         say("interrupted: the same command with --resume goes on from here")
-        raise typer.Exit(130) from None
+        raise interrupted(error) from None
     print_sweep(record, out())
     for name, file in (("sweep:  ", SUMMARY), ("trials: ", TABLE), ("picture:", PICTURE)):
         say(f"{name} {record.folder}/{file}")

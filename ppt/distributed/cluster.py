@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,8 +91,11 @@ def _init(dashboard: bool = False) -> None:
         # Ray ends a process that has had no task for a second if there are more processes than
         # CPUs. A reader, which has a task now and then, would import torch again for each of them.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "300000")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's prints a trace of its own code
     except (ConnectionError, ValueError, RuntimeError) as error:
         if not names_cluster():
             raise

@@ -21,6 +21,7 @@ class Progress:
     """How far the training of a stage has come."""
 
     iterations: int = 0
+    restored: int = 0  # of them, those of an earlier run that was interrupted
     total: int | None = None  # iterations of the whole training; None until the workers have begun
     history: list[Mapping[str, float]] = field(default_factory=list)  # the figures of epochs
     starts: int = 0  # how often workers have begun or gone on with the training
@@ -79,7 +80,8 @@ class Monitor:
             total: the iterations of the whole training.
         """
         starts = self.progress.starts + 1
-        self.progress = Progress(iterations, total, list(history), starts)
+        restored = self.progress.restored if starts > 1 else iterations
+        self.progress = Progress(iterations, restored, total, list(history), starts)
 
     async def advance(self) -> None:
         """Count one iteration."""

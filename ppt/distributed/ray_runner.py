@@ -6,7 +6,6 @@ for both at once; otherwise each ends before the other starts.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -68,9 +67,8 @@ class RayRunner:
                 self.pool.close()
             with claim(node, stage.title, self._release) as ours:
                 if ours:
-                    started = time.monotonic()
                     self.workers.train(stage, self.store, on_epoch)
-                    stage.publish(self.store, time.monotonic() - started)
+                    stage.publish(self.store)
         if not ours:
             for metrics in node.manifest()["history"]:
                 on_epoch(metrics)

@@ -94,19 +94,22 @@ class WorkerGroup:
             How often workers began or went on with it.
         """
         assert self._fit is not None
-        shown, seen, starts = 0, 0, 1
+        shown, seen, starts = 0, 0, 0
         with progress_bar(title, None, "iterations") as advance:
             while True:
                 ended = wait([self._fit], POLL_SECONDS).done
                 now: Progress = ray.get(self._monitor.state.remote())
-                if now.starts > starts:
-                    starts = now.starts
+                if now.starts > max(starts, 1):
                     console.print(
                         f"[yellow]warning:[/] {title}: the workers failed and were started again, "
                         f"they continue after epoch {len(now.history)}; Ray's log folder says why",
                         highlight=False,
                         soft_wrap=True,
                     )
+                if now.starts and not starts:
+                    advance(now.restored, now.total, is_new=False)
+                    shown = now.restored
+                starts = now.starts
                 advance(now.iterations - shown, now.total)
                 shown = now.iterations
                 for metrics in now.history[seen:]:

@@ -8,7 +8,6 @@ For this, a step has the threads of `resources.cpus_per_actor` and a training th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import zip_longest
@@ -67,7 +66,7 @@ class LocalRunner:
         return node
 
     def _train(self, stage: StageTraining, on_epoch: Callable[[EpochMetrics], None]) -> None:
-        started, last = time.monotonic(), stage.last_epoch(self.store)
+        last = stage.last_epoch(self.store)
         device = _device("gpus_per_worker", self.resources.gpus_per_worker)
         worker = build_worker(stage, device, last.local_folder() if last else None)
         for metrics in worker.history:
@@ -78,14 +77,14 @@ class LocalRunner:
             progress_bar(stage.title, total, "iterations") as advance,
             stage.keeping_epochs(self.store) as keep,
         ):
-            advance(worker.num_iterations)
+            advance(worker.num_iterations, is_new=False)
             for epoch in worker.epochs_left:
                 batches = for_device(reader.batches(epoch, rank=0, world_size=1), device)
                 losses = worker.train_epoch(epoch, batches, on_iteration=lambda: advance(1))
                 keep(epoch, worker.checkpoint())
                 print_epoch(stage.title, epoch, losses["loss"])
                 on_epoch(losses)
-        stage.publish(self.store, time.monotonic() - started)
+        stage.publish(self.store)
 
 
 def check_training(resources: Resources) -> None:

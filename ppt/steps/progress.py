@@ -38,16 +38,17 @@ class _Rate(ProgressColumn):
 class Advance(Protocol):
     """A function that moves a progress bar, and may set where it ends."""
 
-    def __call__(self, amount: int, total: int | None = None) -> None: ...
+    def __call__(self, amount: int, total: int | None = None, *, is_new: bool = True) -> None: ...
 
 
 @contextmanager
 def progress_bar(title: str, total: int | None, unit: str = "") -> Iterator[Advance]:
     """Show a progress bar, and yield the function `advance(n)` that moves it by n.
 
-    A total that is not known at first is given as `advance(n, total)`.
+    A total that is not known at first is given as `advance(n, total)`. What was done before an
+    interruption is given with `is_new=False`.
 
-    At the end a line remains, which says what was done, how much of it and how long it took.
+    At the end a line remains, which says what was done now, how much of it and how long it took.
     """
     started, done = time.monotonic(), 0
     with Progress(
@@ -64,9 +65,9 @@ def progress_bar(title: str, total: int | None, unit: str = "") -> Iterator[Adva
     ) as progress:
         task = progress.add_task(title, total=total)
 
-        def advance(amount: int, total: int | None = None) -> None:
+        def advance(amount: int, total: int | None = None, *, is_new: bool = True) -> None:
             nonlocal done
-            done += amount
+            done += amount if is_new else 0
             progress.update(task, advance=amount, total=total)
 
         yield advance

@@ -137,26 +137,34 @@ class StageTraining:
         A thread writes it while the next epoch is trained; whatever that raises is raised by the
         next call, or at the end of the block. All is written when the block has ended.
         """
+        last, began = self.last_epoch(store), time.monotonic()
+        before = last.manifest()["seconds"] if last else 0.0
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint") as thread:
             writing: Future[None] | None = None
 
             def keep(epoch: int, files: Mapping[str, bytes]) -> None:
                 nonlocal writing
+                seconds = before + time.monotonic() - began
                 if writing is not None:
                     writing.result()
-                writing = thread.submit(self._keep_epoch, store, epoch, files)
+                writing = thread.submit(self._keep_epoch, store, epoch, files, seconds)
 
             yield keep
             if writing is not None:
                 writing.result()
 
-    def _keep_epoch(self, store: Store, epoch: int, files: Mapping[str, bytes]) -> None:
-        """Write the checkpoint of an epoch and its record, then remove the one before."""
+    def _keep_epoch(
+        self, store: Store, epoch: int, files: Mapping[str, bytes], seconds: float
+    ) -> None:
+        """Write the checkpoint of an epoch and its record, then remove the one before.
+
+        `seconds` is the duration of the training so far.
+        """
         training = self.node(store)
         node = epoch_node(training, epoch)
         node.clean()
         checksums = {name: node.write_bytes(name, data) for name, data in files.items()}
-        node.write_manifest(checksums=checksums)
+        node.write_manifest(checksums=checksums, seconds=round(seconds, 1))
         log_epoch(training, epoch)
         if epoch > 1:
             epoch_node(training, epoch - 1).remove()
@@ -167,24 +175,24 @@ class StageTraining:
         for epoch in range(1, self.stage.num_epochs + 1):
             epoch_node(training, epoch).remove()
 
-    def publish(self, store: Store, seconds: float) -> None:
+    def publish(self, store: Store) -> None:
         """Copy the checkpoint of the last epoch to the node of the stage, which is then complete.
 
-        Args:
-            store: the store of the run.
-            seconds: the duration of the training.
+        The node's `seconds` are those that the training took, however often it was interrupted.
         """
         node = self.node(store)
         last = epoch_node(node, self.stage.num_epochs)
         folder = Path(last.local_folder())
         node.clean()
-        names = last.manifest()["checksums"]
-        checksums = {name: node.write_bytes(name, (folder / name).read_bytes()) for name in names}
+        kept = last.manifest()
+        checksums = {
+            name: node.write_bytes(name, (folder / name).read_bytes()) for name in kept["checksums"]
+        }
         history = json.loads((folder / METADATA).read_text())["history"]
         # The digest covers only the encoders' fingerprints; the manifest says how to build them.
         model = self.model.model_dump(mode="json")
         node.write_manifest(
-            history=history, seconds=round(seconds, 1), model=model, checksums=checksums
+            history=history, seconds=kept["seconds"], model=model, checksums=checksums
         )
         last.remove()
 

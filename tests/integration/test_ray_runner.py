@@ -269,31 +269,37 @@ def test_what_actors_and_readers_come_upon_is_made_anew(
 # ---------------------------------------------------------------- interrupted by hand
 
 
-def test_ctrl_c_in_a_training_is_told_and_no_failure(tmp_path: Path) -> None:
-    """Ray Train's own handler exits the process and would leave a run that failed."""
-    log = tmp_path / "out.txt"
-    overrides = [*TINY, "stages.semantic_alignment.num_epochs=500", f"store={tmp_path / 'store'}"]
-    command = [sys.executable, "-m", "ppt.jobs.train", str(two_stages(tmp_path)), *overrides]
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "RAY_ADDRESS": "local"},
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-            # A shell that runs pytest in the background has Ctrl-C ignored, also in what it starts.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+def test_who_interrupts_a_training_by_hand_is_told_and_it_is_no_failure(tmp_path: Path) -> None:
+    """By Ctrl-C or SIGTERM. Ray's own handlers would exit the process, or print a trace."""
+    exit_codes = {signal.SIGINT: 130, signal.SIGTERM: 143}
+    processes = {}
+    for number in exit_codes:
+        home = tmp_path / number.name
+        home.mkdir()
+        overrides = [*TINY, "stages.semantic_alignment.num_epochs=500", f"store={home / 'store'}"]
+        with (home / "out.txt").open("w") as out:
+            processes[number] = subprocess.Popen(
+                [sys.executable, "-m", "ppt.jobs.train", str(two_stages(home)), *overrides],
+                cwd=ROOT,
+                env={**os.environ, "RAY_ADDRESS": "local"},
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                # A shell that runs pytest in the background has Ctrl-C ignored, also for others.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )
     deadline = time.monotonic() + PATIENCE
-    while "epoch 1:" not in log.read_text() and process.poll() is None:
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE) == 130, log.read_text()
-    assert "interrupted: run the same command again to go on from here" in log.read_text()
-    assert "Traceback" not in log.read_text()
-    [folder] = (tmp_path / "store").glob("*/mlflow.db")
-    client = MlflowClient(own_uri(folder.parent))
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    assert {run.info.status for run in client.search_runs(ids)} == {"KILLED"}
+    for number, process in processes.items():
+        log, home = tmp_path / number.name / "out.txt", tmp_path / number.name
+        while "epoch 1:" not in log.read_text() and process.poll() is None:
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.1)
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == exit_codes[number], log.read_text()
+        told = log.read_text().splitlines()[-1]
+        assert told == "interrupted: run the same command again to go on from here"
+        assert "Traceback" not in log.read_text() and "***" not in log.read_text()
+        [folder] = (home / "store").glob("*/mlflow.db")
+        client = MlflowClient(own_uri(folder.parent))
+        ids = [experiment.experiment_id for experiment in client.search_experiments()]
+        assert {run.info.status for run in client.search_runs(ids)} == {"KILLED"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import traceback
 from collections.abc import Callable
@@ -126,13 +127,14 @@ class _Mortal(LocalRunner):
         def die(losses: EpochMetrics) -> None:
             on_epoch(losses)
             if stage.name == "ris_object_centric":
+                self.iterations = stage.plan().num_iterations
                 raise KeyboardInterrupt
 
         return super().train(stage, die)
 
 
 def test_a_training_that_was_interrupted_ends_in_the_same_bytes(
-    finished: RunRecord, copied: Path
+    finished: RunRecord, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     curriculum, stages = small(copied), finished.stages[1:]
     for stage in stages:
@@ -143,9 +145,13 @@ def test_a_training_that_was_interrupted_ends_in_the_same_bytes(
     (kept,) = (node for node in Store(str(copied)).complete_nodes() if node.kind == EPOCHS)
     assert kept.made_from["parents"] == {"training": stages[0].checkpoint.digest}
     assert kept.made_from["spec"] == {"epoch": 1}
+    kept.write_manifest(checksums=kept.manifest()["checksums"], seconds=1000.0)
 
     record = run_here(curriculum)
     assert record.stages[1].history == stages[0].history
+    assert 1000.0 < record.stages[1].seconds < 2000.0
+    told = re.findall(r"✓ train ris_object_centric: (\d+) iter", capsys.readouterr().err)
+    assert told == [str(runner.iterations)]  # of the second of two epochs
     assert epochs_trained(record.stages[1].checkpoint) == 2  # the first was not trained twice
     for again, stage in zip(record.stages[1:], stages, strict=True):
         assert content(again.checkpoint) == content(stage.checkpoint), stage.name
