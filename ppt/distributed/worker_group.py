@@ -42,6 +42,9 @@ if TYPE_CHECKING:  # a worker imports them after its readers have started
 POLL_SECONDS = 0.25
 """The time between two looks at the monitor."""
 
+CLOSE_SECONDS = 20.0
+"""The time that workers which wait for a stage have to end."""
+
 
 class WorkerGroup:
     """The training workers of a run. They start with the first stage; `close` ends them."""
@@ -66,14 +69,14 @@ class WorkerGroup:
         """
         if self._fit is None or self._fit.done():
             self._start()
-        ray.get(self._monitor.begin.remote([ray.put((stage, store))]))
         try:
+            ray.get(self._monitor.begin.remote([ray.put((stage, store))]))
             starts = self._follow(stage.title, on_epoch)
         except TrainingFailedError as error:
-            self._forget()
+            self.close()
             raise told_in(error) or error from None
         except BaseException:
-            self._abort()
+            self.close(within=0.0)
             raise
         if starts > 1:  # the next stage may survive as many failures as this one
             self.close()
@@ -122,24 +125,19 @@ class WorkerGroup:
                     self._fit.result()
                     raise RuntimeError(f"{title}: the workers have ended without a failure")
 
-    def close(self) -> None:
-        """End the workers, which wait for a stage."""
-        if self._fit is not None:
-            with suppress(RayError):
-                ray.get(self._monitor.close.remote())
-                wait([self._fit])
-            self._forget()
+    def close(self, *, within: float = CLOSE_SECONDS) -> None:
+        """End the workers.
 
-    def _abort(self) -> None:
-        """End the workers in the middle of a stage."""
+        Those that wait for a stage end by themselves; after `within` seconds they are ended.
+        """
+        if self._fit is None:
+            return
         with suppress(RayError):  # among them the end of the controller
-            if controller := ray.get(self._monitor.controller.remote()):
+            ray.get(self._monitor.close.remote())
+            still_there = wait([self._fit], within).not_done
+            if still_there and (controller := ray.get(self._monitor.controller.remote())):
                 ray.get(controller.abort.remote())
-        self._forget()
-
-    def _forget(self) -> None:
-        ray.kill(self._monitor)
-        self._monitor = self._fit = None
+        self._monitor = self._fit = None  # the monitor ends when nobody has a handle of it
 
 
 def _run_workers(resources: Resources, monitor: Any) -> None:
