@@ -1,7 +1,7 @@
-"""The actor between a driver and its training workers: it hands out stages and hears of progress.
+"""The actor between a driver and its training workers: it hands out stages and collects progress.
 
-Its process imports neither torch nor the training's modules. Neither does that of Ray Train's
-controller, which unpickles what is in this module.
+To start quickly, its process imports neither torch nor the training's modules. For the same reason
+this holds for the process of Ray Train's controller, which unpickles what is in this module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Progress:
     """How far the training of a stage has come."""
 
     iterations: int = 0
-    restored: int = 0  # of them, those of an earlier run that was interrupted
+    restored: tuple[int, int] = (0, 0)  # the epochs and iterations of an earlier run among them
     total: int | None = None  # iterations of the whole training; None until the workers have begun
     history: list[Mapping[str, float]] = field(default_factory=list)  # the figures of epochs
     starts: int = 0  # how often workers have begun or gone on with the training
@@ -80,7 +80,7 @@ class Monitor:
             total: the iterations of the whole training.
         """
         starts = self.progress.starts + 1
-        restored = self.progress.restored if starts > 1 else iterations
+        restored = self.progress.restored if starts > 1 else (len(history), iterations)
         self.progress = Progress(iterations, restored, total, list(history), starts)
 
     async def advance(self) -> None:

@@ -3,11 +3,11 @@
 To start them takes longer than a short stage, so they stay for the next one. A worker streams its
 own part of a stage's plan through Ray Data (`stream`), so a training that is continued starts at
 the right epoch with any number of workers, and no order depends on how Ray splits a data set. The
-checkpoint of an epoch is written into the store. After the loss of a worker or of the driver, the
-workers that Ray starts go on from the last one. The iteration itself is in `ppt.training.loop`.
+checkpoint of an epoch is written into the store, and after the loss of a worker or of the driver
+the new workers go on from the last checkpoint. The iteration itself is in `ppt.training.loop`.
 
 What takes long in a new process is to import what it needs. A worker therefore starts its readers
-first, and imports the training while they start.
+first, and imports the nets and the training loop while they start.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ppt.config import Resources
 from ppt.distributed.actors import told_in
 from ppt.distributed.monitor import Introduction, Monitor, Progress
 from ppt.distributed.stream import stream_epochs
-from ppt.steps.progress import console, print_epoch, progress_bar
+from ppt.steps.progress import console, print_epoch, print_resumed, progress_bar
 from ppt.store.nodes import Store
 from ppt.training.stage import EpochMetrics, StageTraining
 
@@ -97,7 +97,7 @@ class WorkerGroup:
             How often workers began or went on with it.
         """
         assert self._fit is not None
-        shown, seen, starts = 0, 0, 0
+        shown = seen = starts = restored = 0
         with progress_bar(title, None, "iterations") as advance:
             while True:
                 ended = wait([self._fit], POLL_SECONDS).done
@@ -110,14 +110,17 @@ class WorkerGroup:
                         soft_wrap=True,
                     )
                 if now.starts and not starts:
-                    advance(now.restored, now.total, is_new=False)
-                    shown = now.restored
+                    restored, shown = now.restored
+                    advance(shown, now.total, is_new=False)
+                    if restored:
+                        print_resumed(title, restored)
                 starts = now.starts
                 advance(now.iterations - shown, now.total)
                 shown = now.iterations
                 for metrics in now.history[seen:]:
                     on_epoch(dict(metrics))
-                    print_epoch(title, metrics["epoch"], metrics["loss"])
+                    if metrics["epoch"] > restored:
+                        print_epoch(title, metrics["epoch"], metrics["loss"])
                 seen = max(seen, len(now.history))
                 if now.is_finished:
                     return now.starts

@@ -17,7 +17,13 @@ import torch
 from ppt.batches.ahead import for_device
 from ppt.config import ConfigError, Resources
 from ppt.models.loaded import threads, use_device
-from ppt.steps.progress import prepare_folder, print_epoch, print_waiting, progress_bar
+from ppt.steps.progress import (
+    prepare_folder,
+    print_epoch,
+    print_resumed,
+    print_waiting,
+    progress_bar,
+)
 from ppt.steps.step import Step
 from ppt.store.locks import locked
 from ppt.store.nodes import Node, Store
@@ -69,6 +75,8 @@ class LocalRunner:
         last = stage.last_epoch(self.store)
         device = _device("gpus_per_worker", self.resources.gpus_per_worker)
         worker = build_worker(stage, device, last.local_folder() if last else None)
+        if worker.history:
+            print_resumed(stage.title, len(worker.history))
         for metrics in worker.history:
             on_epoch(metrics)
         reader = stage.reader(worker.plan)

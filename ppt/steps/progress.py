@@ -83,6 +83,11 @@ def print_epoch(title: str, epoch: float, loss: float) -> None:
         console.print(f"  {title}, epoch {epoch:.0f}: loss {loss:.4g}", highlight=False)
 
 
+def print_resumed(title: str, epoch: int) -> None:
+    """Print a line for a training that was interrupted and goes on after an epoch."""
+    console.print(f"  {title}: goes on after epoch {epoch}", highlight=False)
+
+
 def prepare_folder(node: Node) -> list[int]:
     """Return the buckets of a node that are to be made, and say which of them are damaged.
 

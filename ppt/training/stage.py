@@ -1,6 +1,7 @@
-"""The description of a stage's training: its inputs, and the node of its checkpoint.
+"""The description of a stage's training: its inputs, and the nodes of its checkpoints.
 
-A runner carries the training out with `ppt.training.loop.StageWorker`.
+A runner carries the training out with `ppt.training.loop.StageWorker`. The checkpoint of each epoch
+is kept until the next one is complete, and that of the last epoch is published as the stage's.
 """
 
 from __future__ import annotations
@@ -199,7 +200,8 @@ class StageTraining:
 
 def epoch_node(training: Node, epoch: int) -> Node:
     """Return the node of the checkpoint after an epoch, from 1, of the training of a stage."""
-    return training.store.node(EPOCHS, {"epoch": epoch}, {"training": training})
+    spec = {"stage": training.made_from["spec"]["stage"], "epoch": epoch}
+    return training.store.node(EPOCHS, spec, {"training": training})
 
 
 def worker_class(kind: str) -> type[StageWorker]:

@@ -287,7 +287,7 @@ def test_a_store_elsewhere_is_checked_too(curriculum: Curriculum, runner: Record
 
 
 def test_an_unfinished_training_that_is_damaged(curriculum: Curriculum, tmp_path: Path) -> None:
-    epoch = epoch_node(Store(str(tmp_path / "runs")).node("checkpoints", {}), 1)
+    epoch = epoch_node(Store(str(tmp_path / "runs")).node("checkpoints", {"stage": "a"}), 1)
     names = GENERATOR, "optimizer.pt"
     epoch.write_manifest(checksums={n: epoch.write_bytes(n, n.encode()) for n in names})
     for path in sorted(Path(epoch.local_folder()).iterdir()):

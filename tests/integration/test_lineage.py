@@ -124,7 +124,7 @@ def test_a_run_predicts_reports_and_evaluates_after_gc(curriculum: Curriculum) -
     grandchild = written(store.node("results", {}, {"labels": child}, buckets=1))
     grandchild.write_manifest()
     begun = written(store.node("labels", {"of": "a run that goes on"}, buckets=2))
-    interrupted, abandoned = (store.node("checkpoints", seed) for seed in (1, 2))
+    interrupted, abandoned = (store.node("checkpoints", {"stage": s}) for s in "ab")
     store.fs.touch(f"{store.path}/{USES}/tiny/{interrupted.digest}")
     last, of_nobody = (epoch_node(training, 7) for training in (interrupted, abandoned))
     for epoch in (last, of_nobody):

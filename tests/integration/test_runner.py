@@ -144,14 +144,18 @@ def test_a_training_that_was_interrupted_ends_in_the_same_bytes(
         run_curriculum(curriculum, runner)
     (kept,) = (node for node in Store(str(copied)).complete_nodes() if node.kind == EPOCHS)
     assert kept.made_from["parents"] == {"training": stages[0].checkpoint.digest}
-    assert kept.made_from["spec"] == {"epoch": 1}
+    assert kept.made_from["spec"] == {"stage": "ris_object_centric", "epoch": 1}
+    capsys.readouterr()
     kept.write_manifest(checksums=kept.manifest()["checksums"], seconds=1000.0)
 
     record = run_here(curriculum)
     assert record.stages[1].history == stages[0].history
     assert 1000.0 < record.stages[1].seconds < 2000.0
-    told = re.findall(r"✓ train ris_object_centric: (\d+) iter", capsys.readouterr().err)
-    assert told == [str(runner.iterations)]  # of the second of two epochs
+    told = capsys.readouterr().err
+    assert "train ris_object_centric: goes on after epoch 1\n" in told
+    assert "train ris_object_centric, epoch 1" not in told
+    iterations = re.findall(r"✓ train ris_object_centric: (\d+) iter", told)
+    assert iterations == [str(runner.iterations)]  # of the second of two epochs
     assert epochs_trained(record.stages[1].checkpoint) == 2  # the first was not trained twice
     for again, stage in zip(record.stages[1:], stages, strict=True):
         assert content(again.checkpoint) == content(stage.checkpoint), stage.name
