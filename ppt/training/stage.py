@@ -195,7 +195,7 @@ class StageTraining:
         node.write_manifest(
             history=history, seconds=kept["seconds"], model=model, checksums=checksums
         )
-        last.remove()
+        self.discard_unfinished(store)  # also an epoch that a crash has left beside a later one
 
 
 def epoch_node(training: Node, epoch: int) -> Node:
