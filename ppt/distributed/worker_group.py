@@ -217,7 +217,7 @@ def _train_in_worker(stage: StageTraining, store: Store, monitor: Any) -> None:
     if rank == 0:
         total = stage.stage.num_epochs * worker.plan.num_iterations
         ray.get(monitor.restart.remote(worker.history, worker.num_iterations, total))
-    with stage.keeping_epochs(store) as keep:
+    with stage.keeping_epochs(store, last) as keep:
         for epoch, batches in zip(worker.epochs_left, streams, strict=True):
             losses = worker.train_epoch(
                 epoch, batches, on_iteration=monitor.advance.remote if rank == 0 else None

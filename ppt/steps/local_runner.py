@@ -83,7 +83,7 @@ class LocalRunner:
         total = stage.stage.num_epochs * worker.plan.num_iterations
         with (
             progress_bar(stage.title, total, "iterations") as advance,
-            stage.keeping_epochs(self.store) as keep,
+            stage.keeping_epochs(self.store, last) as keep,
         ):
             advance(worker.num_iterations, is_new=False)
             for epoch in worker.epochs_left:

@@ -132,13 +132,16 @@ class StageTraining:
         return None
 
     @contextmanager
-    def keeping_epochs(self, store: Store) -> Iterator[Callable[[int, Mapping[str, bytes]], None]]:
+    def keeping_epochs(
+        self, store: Store, last: Node | None
+    ) -> Iterator[Callable[[int, Mapping[str, bytes]], None]]:
         """Yield a function that keeps the checkpoint of an epoch, given its number and its files.
 
         A thread writes it while the next epoch is trained; whatever that raises is raised by the
-        next call, or at the end of the block. All is written when the block has ended.
+        next call, or at the end of the block. All is written when the block has ended. `last` is
+        the checkpoint from which the training goes on, as `last_epoch` has returned it.
         """
-        last, began = self.last_epoch(store), time.monotonic()
+        began = time.monotonic()
         before = last.manifest()["seconds"] if last else 0.0
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint") as thread:
             writing: Future[None] | None = None
