@@ -150,7 +150,9 @@ class StageWorker:
         self.device = torch.device(device)
         self.model = build_point_prompting(stage.model, stage.seed, str(self.device))
         self.generator = self.model.generator  # remains unwrapped if the model's is put into DDP
-        self.optimizer = build_optimizer(self.generator, stage.learning_rate)
+        self.optimizer = build_optimizer(
+            self.generator, stage.training.optimizer, stage.learning_rate
+        )
         self.criterion = build_criterion(stage.training)
         self.plan = stage.plan()
         self.history: list[EpochMetrics] = []

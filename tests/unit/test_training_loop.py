@@ -11,7 +11,6 @@ from segment_anything.modeling import (
     Sam,
     TwoWayTransformer,
 )
-from torch import nn
 
 from ppt.batches.batch import Batch
 from ppt.config import LossWeights, MatchCost, Training
@@ -22,7 +21,6 @@ from ppt.models.sam import SamSegmenter
 from ppt.training import loop
 from ppt.training.criterion import SetCriterion, build_criterion
 from ppt.training.loop import train_one_epoch
-from ppt.training.optim import build_optimizer, build_schedule
 
 SIDE, DIM, GRID, VISUAL, TEXT, NUM_POINTS = 32, 16, 4, 16, 12, 4
 SIZES = torch.tensor([[32, 32], [20, 40]])
@@ -290,42 +288,3 @@ def test_points_that_are_not_prompted_are_not_predicted():
     for i, prediction in enumerate(predict_batches(model, [batch])):
         assert prediction.point_labels.tolist() == found.point_labels[i][kept[i]].tolist()
         assert np.array_equal(prediction.points, found.points[i][kept[i]].numpy())
-
-
-# ---------------------------------------------------------------- schedule
-
-
-def rates(name, num_steps, done=0, optimizer=None):
-    """The learning rate of each step that is left, as shares of the optimizer's own."""
-    optimizer = optimizer or build_optimizer(nn.Linear(1, 1), 0.5)
-    scheduler = build_schedule(optimizer, name, num_iterations=num_steps, done=done)
-    found = []
-    for _ in range(done, num_steps):
-        found.append(optimizer.param_groups[0]["lr"] / 0.5)
-        optimizer.step()
-        scheduler.step()
-    return found, optimizer
-
-
-def test_a_constant_schedule_changes_nothing():
-    assert rates("constant", 7)[0] == [1.0] * 7
-
-
-def test_decay_rises_and_falls():
-    found, _ = rates("decay", 100)
-    assert found[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
-    assert found[50] == 1.0 and found[75] == pytest.approx(0.5)
-    assert found[-1] == pytest.approx(0.05)
-    assert rates("decay", 1)[0] == pytest.approx([1.0])
-
-
-def test_a_schedule_goes_on_where_it_stood():
-    whole, _ = rates("decay", 40)
-    optimizer = build_optimizer(nn.Linear(1, 1), 0.5)
-    scheduler = build_schedule(optimizer, "decay", num_iterations=40)
-    for _ in range(10):
-        optimizer.step()
-        scheduler.step()
-    restored = build_optimizer(nn.Linear(1, 1), 0.5)
-    restored.load_state_dict(optimizer.state_dict())
-    assert rates("decay", 40, done=10, optimizer=restored)[0] == pytest.approx(whole[10:])
