@@ -52,7 +52,7 @@ def test_the_nine_rows(base: Path) -> None:
     assert sources(rows[7]) == {"h_sem", "h_ref", "d_sem"}
     assert sources(rows[8]) == {"h_sem", "h_ref", "d_ref"}
     assert list(rows[2].stages) == names[:1]  # on the quickstart as long as row 5
-    assert rows[2].stages[names[0]].num_epochs == 30 > full.stages[names[0]].num_epochs
+    assert rows[2].stages[names[0]].num_epochs == 18 > full.stages[names[0]].num_epochs
     for n in (2, 6):  # no curriculum: every stage alike, nobody selects
         stages = rows[n].stages.values()
         assert len({tuple(sorted(s.sources.items())) for s in stages}) == 1
