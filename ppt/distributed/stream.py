@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -39,20 +40,42 @@ What a lost reader has read of its part is read again, and each task costs some 
 BLOCK_BYTES = 32 * 2**20
 """The size of a block above which it is handed on; it holds one or more iterations."""
 
-PAUSE_SECONDS = 0.02
-"""The time that Ray Data's scheduling loop rests after each round."""
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.1
+"""The time that Ray Data's scheduling loop rests after each round.
+
+It is the shorter one while the training waits for a batch.
+"""
 
 
 class Pause(ExecutionCallback):
     """A callback that lets Ray Data's scheduling loop rest after each round.
 
     Ray 2.60 repeats the loop without a rest while a finished block waits to be taken. The loop runs
-    in the training worker's own process, where it would compete with the training for the GIL.
+    in the training worker's own process, where it would compete with the training for the GIL. The
+    rest ends sooner when the training asks for its next batch.
     """
 
+    asked: ClassVar = threading.Event()
+    """Set while the training waits for a batch. It belongs to the class, of which Ray Data itself
+    makes the object; a process trains one stage at a time."""
+
     def on_execution_step(self, executor: object) -> None:
-        """Sleep for `PAUSE_SECONDS`. Ray Data calls this after each round."""
+        """Rest. Ray Data calls this after each round."""
         time.sleep(PAUSE_SECONDS)
+        self.asked.wait(LONGEST_PAUSE_SECONDS - PAUSE_SECONDS)
+
+
+def _asking(items: Iterator[Item]) -> Iterator[Item]:
+    """Return the items, and let `Pause` know while one is waited for."""
+    while True:
+        Pause.asked.set()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        finally:
+            Pause.asked.clear()
+        yield item
 
 
 def stream_epochs(
@@ -110,7 +133,7 @@ def stream_epochs(
     rows = dataset.iter_torch_batches(
         batch_size=1, prefetch_batches=BATCHES_AHEAD, collate_fn=_FromRow(pin), device="cpu"
     )
-    batches = _begun(iter(cast(Any, rows)))
+    batches = _begun(_asking(iter(cast(Any, rows))))
     return _by_epoch(batches, epochs, num_iterations)
 
 
