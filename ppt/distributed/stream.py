@@ -41,23 +41,20 @@ BLOCK_BYTES = 32 * 2**20
 """The size of a block above which it is handed on; it holds one or more iterations."""
 
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.1
-"""The time that Ray Data's scheduling loop rests after each round.
-
-It is the shorter one while the training waits for a batch.
-"""
+"""The least and the most time that Ray Data's scheduling loop rests after each round."""
 
 
 class Pause(ExecutionCallback):
     """A callback that lets Ray Data's scheduling loop rest after each round.
 
     Ray 2.60 repeats the loop without a rest while a finished block waits to be taken. The loop runs
-    in the training worker's own process, where it would compete with the training for the GIL. The
-    rest ends sooner when the training asks for its next batch.
+    in the training worker's own process, where it would compete with the training for the GIL. A
+    rest ends when the training asks for a batch, or at once if it waits for one already.
     """
 
     asked: ClassVar = threading.Event()
-    """Set while the training waits for a batch. It belongs to the class, of which Ray Data itself
-    makes the object; a process trains one stage at a time."""
+    """Set while the training waits for a batch. It is an attribute of the class because Ray Data
+    creates the object. A process trains one stage at a time."""
 
     def on_execution_step(self, executor: object) -> None:
         """Rest. Ray Data calls this after each round."""
@@ -66,7 +63,7 @@ class Pause(ExecutionCallback):
 
 
 def _asking(items: Iterator[Item]) -> Iterator[Item]:
-    """Return the items, and let `Pause` know while one is waited for."""
+    """Yield the items, and keep `Pause.asked` set while the caller waits for one."""
     while True:
         Pause.asked.set()
         try:

@@ -43,8 +43,13 @@ class Muon(Optimizer):
     Directions that a gradient hardly shows are learnt as quickly as those that dominate it. The
     step is that of `torch.optim.Muon` with Nesterov's momentum, without weight decay and with
     `adjust_lr_fn="match_rms_adamw"`, by which its root mean square is about a fifth of the learning
-    rate, as it is with Adam. In contrast to torch's class a vector is a parameter too, namely a
-    matrix of one row, and matrices of one shape are computed together.
+    rate, as it is with Adam. In contrast to torch's class, matrices of one shape are computed
+    together, and a vector is a parameter too, namely a matrix of one row, which moves along its
+    averaged gradient. Workers round alike only on processors of one kind, as with any bfloat16.
+
+    Args:
+        parameters: vectors and matrices.
+        lr: the learning rate.
 
     Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the
     size of the step is from J. Liu et al., "Muon is scalable for LLM training", 2025.
@@ -73,7 +78,7 @@ class Muon(Optimizer):
             if not state:
                 state["average"] = torch.zeros_like(gradient)
             state["average"].lerp_(gradient, 1 - _MOMENTUM)
-            ahead.append(gradient.lerp(state["average"], _MOMENTUM).reshape(-1, gradient.shape[-1]))
+            ahead.append(torch.atleast_2d(gradient.lerp(state["average"], _MOMENTUM)))
         steps = orthogonal(torch.stack(ahead))
         size = 0.2 * max(steps.shape[1:]) ** 0.5
         for parameter, step in zip(parameters, steps, strict=True):
@@ -81,10 +86,11 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Bring all singular values of matrices [N, rows, columns] to between about 0.7 and 1.2.
+    """Bring the singular values of matrices [N, rows, columns] to between about 0.7 and 1.2.
 
-    What is computed is five iterations of Newton and Schulz, in bfloat16 as in torch's class. A
-    matrix of a single row or column is divided by its norm.
+    Those below about a thousandth of the matrix's norm remain smaller. What is computed is five
+    iterations of Newton and Schulz, in bfloat16 as in torch's class. A matrix of a single row or
+    column is divided by its norm.
     """
     found = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     if 1 in matrices.shape[1:]:

@@ -93,9 +93,11 @@ class StageTraining:
         return StageReader(plan, self.tables, self.model.point_generator.num_points)
 
     def _training_spec(self) -> dict[str, Any]:
-        """The fields that all stages share, without the losses that have no weight."""
+        """The fields that all stages share, without losses that have no weight and without Adam."""
         spec = self.training.model_dump(exclude={"learning_rate"})
         spec["loss_weights"] = {name: w for name, w in spec["loss_weights"].items() if w}
+        if spec["optimizer"] == "adam":  # as before there was a choice: checkpoints stay valid
+            del spec["optimizer"]
         return spec
 
     def node(self, store: Store) -> Node:

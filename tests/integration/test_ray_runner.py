@@ -188,6 +188,14 @@ def gradient(record: RunRecord) -> torch.Tensor:
     return first / first.norm()
 
 
+def test_a_stage_is_trained_by_the_optimiser_that_is_configured(tiny_run: RunRecord) -> None:
+    """By Muon; that Adam is taken where it is configured, the next test shows."""
+    assert tiny_run.curriculum.training.optimizer == "muon"
+    for stage in tiny_run.stages:
+        state = torch.load(io.BytesIO(content(stage.checkpoint, OPTIMIZER)))["state"]
+        assert all(of_parameter.keys() == {"average"} for of_parameter in state.values())
+
+
 def test_the_gradient_of_two_workers_is_that_of_one(
     cluster: None, tiny_run: RunRecord, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from ppt.batches.batch import Batch
 from ppt.batches.gather import StageReader
 from ppt.config import Resources
 from ppt.distributed import stream
-from ppt.distributed.stream import _begun, from_row, stream_epochs, to_row
+from ppt.distributed.stream import Pause, _asking, _begun, from_row, stream_epochs, to_row
 
 SIZE = (40, 64)
 
@@ -52,6 +52,24 @@ def test_a_row_holds_the_batch_itself(stage_reader: StageReader) -> None:
     assert {f.name for f in fields(found.targets)} >= {"masks", "points"}
     for a, b in zip(tensors(found), tensors(batch), strict=True):
         assert a.data_ptr() == b.data_ptr()
+
+
+def test_it_is_known_when_a_batch_is_waited_for() -> None:
+    def items() -> Iterator[int]:
+        for number in range(2):
+            assert Pause.asked.is_set()
+            yield number
+        raise OSError("lost")
+
+    asking = _asking(items())
+    for number in range(2):
+        assert next(asking) == number
+        assert not Pause.asked.is_set()
+    with pytest.raises(OSError, match="lost"):
+        next(asking)
+    assert not Pause.asked.is_set()
+    assert list(_asking(iter([]))) == []
+    assert not Pause.asked.is_set()
 
 
 def test_streamed_batches_are_the_readers(

@@ -69,10 +69,22 @@ def test_the_nine_rows(base: Path) -> None:
             assert stage == full.stages[name].model_copy(update={"sources": kept})
 
 
+def test_row_6_has_as_much_of_each_source_as_the_full_method() -> None:
+    def amounts(curriculum: Curriculum) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for stage in curriculum.stages.values():
+            for source, weight in stage.sources.items():
+                times = weight * stage.num_epochs * stage.rounds
+                found[source] = found.get(source, 0.0) + times
+        return found
+
+    assert amounts(row(6)) == pytest.approx(amounts(row(5)), rel=0.02)
+
+
 def test_an_override_serves_rows_with_and_without_the_stage() -> None:
-    override = "stages.ris_joint.num_epochs=1"
+    override = "stages.ris_joint.num_epochs=7"
     assert list(row(3, override).stages) == ["semantic_alignment"]
-    assert row(5, override).stages["ris_joint"].num_epochs == 1
+    assert row(5, override).stages["ris_joint"].num_epochs == 7
 
 
 def test_rows_are_runs_of_their_own(tmp_path: Path) -> None:

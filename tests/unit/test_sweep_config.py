@@ -40,9 +40,9 @@ def test_a_grid_is_every_combination() -> None:
 
 
 def test_a_trials_curriculum_has_its_values() -> None:
-    curriculum = curriculum_of(sweep(), "03", trials_of(sweep())[3], ["seed=7"])
-    assert curriculum.stages["semantic_alignment"].num_epochs == 4
-    assert curriculum.model.point_generator.num_queries == 4
+    curriculum = curriculum_of(sweep(), "03", trials_of(sweep())[1], ["seed=7"])
+    assert curriculum.stages["semantic_alignment"].num_epochs == 2
+    assert curriculum.model.point_generator.num_queries == 8
     assert curriculum.seed == 7
     assert curriculum.name == "s.03"
     assert curriculum.model_selection == "pseudo_iou"
