@@ -349,7 +349,10 @@ def _keys_at(tree: Any, place: Sequence[Any]) -> list[str]:
     """Return the keys that the group at a place may have, if its class says so."""
     kind: Any = Curriculum
     for part in place:
-        tree = tree[part]
+        try:
+            tree = tree[part]
+        except KeyError:  # pydantic replaces characters of a name that UTF-8 cannot encode
+            return []
         if get_origin(kind) is dict:
             kind = get_args(kind)[1]
         elif part in (fields := getattr(kind, "model_fields", {})):

@@ -257,6 +257,13 @@ VALUES = st.recursive(
 PLACES = st.sampled_from(_places(QUICKSTART))
 
 
+def test_a_name_that_utf8_cannot_encode_is_told() -> None:
+    tree = QUICKSTART | {"stages": {"\ud800": {"epochs": 1}}}
+    with pytest.raises(ConfigError, match=r"must have 1 to 60 of A-Z") as told:
+        parse_curriculum(tree)
+    assert "unknown key 'stages." in str(told.value) and str(told.value).count("\n") == 3
+
+
 @seed(2611)
 @settings(max_examples=200, deadline=None, database=None)
 @given(changes=st.lists(st.tuples(PLACES, st.none() | TEXTS, VALUES), min_size=1, max_size=6))
