@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +59,14 @@ class Muon(Optimizer):
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the parameters that have a gradient."""
+    def step(self, closure: Any = None) -> Any:
+        """Update the parameters that have a gradient.
+
+        As with every optimiser of torch, a `closure` computes the loss and the gradients before,
+        and the loss is returned.
+        """
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
@@ -68,6 +74,7 @@ class Muon(Optimizer):
                     by_shape[parameter.shape].append(parameter)
             for parameters in by_shape.values():
                 self._update(parameters, group["lr"])
+        return loss
 
     def _update(self, parameters: list[nn.Parameter], lr: float) -> None:
         """Update parameters of one shape."""

@@ -93,10 +93,14 @@ class StageTraining:
         return StageReader(plan, self.tables, self.model.point_generator.num_points)
 
     def _training_spec(self) -> dict[str, Any]:
-        """The fields that all stages share, without losses that have no weight and without Adam."""
+        """Return the fields that all stages share.
+
+        Losses without a weight are left out, and so is the optimiser if it is Adam: the digests of
+        checkpoints from before there was a choice are then the same.
+        """
         spec = self.training.model_dump(exclude={"learning_rate"})
         spec["loss_weights"] = {name: w for name, w in spec["loss_weights"].items() if w}
-        if spec["optimizer"] == "adam":  # as before there was a choice: checkpoints stay valid
+        if spec["optimizer"] == "adam":
             del spec["optimizer"]
         return spec
 

@@ -80,6 +80,27 @@ def test_a_training_uses_a_gpu_if_the_workers_ask_for_one(
         LocalRunner(Store(str(tmp_path)), resources).train(stage, lambda losses: None)
 
 
+def test_adam_is_not_part_of_a_digest(tmp_path: Path) -> None:
+    """So checkpoints of Adam from before there was a choice stay valid."""
+    curriculum = load_curriculum(QUICKSTART)
+
+    def spec(optimizer: str) -> dict[str, object]:
+        stage = StageTraining(
+            name="s",
+            stage=Stage(sources={"h_sem": 1}, num_epochs=1),
+            training=curriculum.training.model_copy(update={"optimizer": optimizer}),
+            model=curriculum.model,
+            tables=(),
+            initial=None,
+            seed=0,
+            resources=Resources(),
+        )
+        return stage.node(Store(str(tmp_path))).made_from["spec"]["training"]
+
+    assert "optimizer" not in spec("adam")
+    assert spec("muon") == {**spec("adam"), "optimizer": "muon"}
+
+
 def test_a_gpu_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"gpus_per_actor asks for a GPU, got 0\.5.*actor=0 to"):

@@ -75,6 +75,20 @@ def test_a_parameter_without_a_gradient_stays():
     assert torch.equal(second, before)
 
 
+def test_a_closure_computes_the_gradient():
+    (vector,) = parameters([(4,)])
+    before = vector.detach().clone()
+    optimizer = Muon([vector], 0.1)
+
+    def closure():
+        loss = (vector**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == pytest.approx((before**2).sum().item())
+    assert vector.norm() < before.norm()
+
+
 def test_muon_goes_on_from_its_state():
     shapes = [*SHAPES, (5,), (1, 7)]
     unbroken = parameters(shapes)
